@@ -1,0 +1,174 @@
+"""ClipDataModule: what files in datasets/ implement, as a Lightning data module that hands out a fixed plan of batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vidattr_bench.clip import Batch, Clip, Unreadable, collate
+from vidattr_bench.errors import DataError
+from vidattr_bench.model import ClipInput
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipRef:
+    """A clip of the plan, not yet read: unique id, group, and index of its class (None where unknown)."""
+
+    id: str
+    group: str
+    label: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One batch of the plan as a data loader hands it out.
+
+    Attributes:
+        number: position in the plan.
+        batch: the clips that could be read, or None.
+        unreadable: the others.
+    """
+
+    number: int
+    batch: Batch | None
+    unreadable: tuple[Unreadable, ...] = ()
+
+    def to(self, *args: Any, **kwargs: Any) -> Work:
+        """The work on another device; called by Lightning."""
+        return self if self.batch is None else dataclasses.replace(self, batch=self.batch.to(*args, **kwargs))
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ClipDataModule(LightningDataModule):
+    """A named list of clips with classes and, where known, action tubes. Fields are the options of its spec.
+
+    Attributes:
+        part: test, train or all (a data set may know more).
+        length, stride, anchor, size, resize, crop, interpolation: override what the model asks for; see `ClipInput`.
+    """
+
+    reference: ClassVar[str] = ""
+
+    part: str = "test"
+    length: int | None = None
+    stride: int | None = None
+    anchor: str | None = None
+    size: tuple[int, int] | None = None
+    resize: int | tuple[int, int] | None = None
+    crop: str | None = None
+    interpolation: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.adapt(ClipInput())
+        self.plan: list[list[ClipRef]] = []
+        self.pending: list[int] = []
+        self.workers = 0
+        self.batch_size = 8
+        self.seed = 0
+
+    def adapt(self, wanted: ClipInput) -> None:
+        """Take the model's input for every field that this data set's own spec leaves open."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(ClipInput)}
+        self.clip_input = dataclasses.replace(wanted, **{k: v for k, v in own.items() if v is not None})
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; labels are indices into it."""
+
+    @abstractmethod
+    def refs(self) -> list[ClipRef]:
+        """The clips of the split that are on disk, in a fixed order; raises `DataError` where there are none."""
+
+    @abstractmethod
+    def load(self, ref: ClipRef) -> Clip:
+        """Decode one clip and its tubes to `self.clip_input`; raises `DataError` that names file, field and remedy."""
+
+    @property
+    def split(self) -> str:
+        """How rows name the split."""
+        return self.part
+
+    def missing(self) -> list[str]:
+        """Ids of clips that the split lists but that are not on disk."""
+        return []
+
+    def fingerprint(self) -> str:
+        """A hash of what the clips are made from: file sizes and annotations; equal hashes mean equal data."""
+        return ""
+
+    def batches(self, size: int, limit: int | None = None) -> list[list[ClipRef]]:
+        """The fixed plan: clips (`limit` of them, evenly spaced over the split) in batches of `size`."""
+        refs = self.refs()
+        if limit is not None and limit < len(refs):
+            refs = [refs[(2 * i + 1) * len(refs) // (2 * limit)] for i in range(limit)]
+        return [refs[i : i + size] for i in range(0, len(refs), size)]
+
+    def read(self, number: int, refs: Sequence[ClipRef]) -> Work:
+        """Load a batch; a clip that cannot be read costs no other clip its place."""
+        clips: list[Clip] = []
+        unreadable: list[Unreadable] = []
+        for ref in refs:
+            try:
+                clips.append(self.load(ref))
+            except DataError as error:
+                unreadable.append(Unreadable(ref.id, str(error)))
+        return Work(number, collate(clips) if clips else None, tuple(unreadable))
+
+    def predict_dataloader(self) -> DataLoader[Work]:
+        """Batches `pending[rank::world]` of the plan, each loaded whole by one worker."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        work = _PlannedWork(self, self.pending[rank::world])
+        return DataLoader(work, batch_size=None, num_workers=self.workers, persistent_workers=self.workers > 0)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Shuffled batches (frames, labels) of the training part."""
+        shuffle = torch.Generator().manual_seed(self.seed)
+        return self._labelled("train", shuffle=True, generator=shuffle)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches (frames, labels) of this module's own part."""
+        return self._labelled(self.part)
+
+    def _labelled(self, part: str, **options: Any) -> DataLoader[tuple[Tensor, Tensor]]:
+        module = self if part == self.part else dataclasses.replace(self, part=part)
+        module.clip_input = self.clip_input
+        return DataLoader(
+            _LabelledClips(module, module.refs()),
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            **options,
+        )
+
+
+class _PlannedWork(Dataset[Work]):
+    def __init__(self, module: ClipDataModule, numbers: Sequence[int]) -> None:
+        self.module, self.numbers = module, list(numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: int) -> Work:
+        number = self.numbers[i]
+        return self.module.read(number, self.module.plan[number])
+
+
+class _LabelledClips(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(self, module: ClipDataModule, refs: Sequence[ClipRef]) -> None:
+        self.module = module
+        self.refs = [ref for ref in refs if ref.label is not None]
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        clip = self.module.load(self.refs[i])
+        return clip.frames, torch.tensor(clip.label)

@@ -1,0 +1,31 @@
+"""What can go wrong in ways a user can mend: each error names the file, the field and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad usage or bad input: the command line prints it without a traceback and exits with status 2."""
+
+
+class PluginError(UserError):
+    """A plug-in that is unknown, configured wrongly, or does not import."""
+
+
+class DataError(UserError):
+    """A data set, annotation or video that is missing, empty, damaged or not what its name says."""
+
+
+class ModelError(UserError):
+    """A network or checkpoint that cannot be used for this data set."""
+
+
+class NotApplicableError(Exception):
+    """The model lacks what a method requires: the cell's status becomes `not_applicable` with this reason."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The tail of an error message: the nearest known names, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"

@@ -1,0 +1,143 @@
+"""AttributionMethod: what files in methods/ implement, and the contract that holds for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vidattr_bench.errors import NotApplicableError
+from vidattr_bench.model import VideoModel
+from vidattr_bench.requirements import missing
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributionMethod(ABC):
+    """A map from (model, clip, target) to relevance over space and time; parameters are the fields of a subclass.
+
+    Class attributes a subclass declares:
+        reference: paper with arXiv number or DOI.
+        informed: False for a control that never looks at the model.
+        is_chance: True for the control that paired differences in tables are taken to.
+        needs_truth: True for the oracle alone, whose `attribute` is handed the tubes.
+        signed: whether the sign of the relevance means evidence for or against.
+        stochastic: whether `attribute` takes `seeds`.
+        draws: independent draws a run makes of a stochastic method, shown as one row.
+        variants: options of the specs that `--methods all` runs, "" for the defaults.
+        aliases: other names that resolve to this method.
+        requires: what the model must have; names of `vidattr_bench.requirements`.
+        interpolation: how a native map becomes (T, H, W): trilinear or nearest.
+    """
+
+    reference: ClassVar[str] = ""
+    informed: ClassVar[bool] = True
+    is_chance: ClassVar[bool] = False
+    needs_truth: ClassVar[bool] = False
+    signed: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
+    draws: ClassVar[int] = 1
+    variants: ClassVar[tuple[str, ...]] = ("",)
+    aliases: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[tuple[str, ...]] = ()
+    interpolation: ClassVar[str] = "trilinear"
+
+    @abstractmethod
+    def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor, *extra: Any) -> Tensor:
+        """Relevance (N, t, h, w) at native resolution for frames (N, C, T, H, W) in [0, 1] and targets (N,).
+
+        A stochastic method also takes `seeds`, one integer a clip, and draws from one CPU generator a clip; the oracle
+        also takes the tubes, bool (N, T, H, W).
+        """
+
+    def cost(self) -> tuple[int, int]:
+        """Forwards and backwards of one clip, as the model counts them."""
+        return (0, 0)
+
+    def __call__(
+        self,
+        model: VideoModel,
+        frames: Tensor,
+        targets: Tensor,
+        seeds: Sequence[int] | None = None,
+        *,
+        tubes: Tensor | None = None,
+    ) -> Tensor:
+        """Relevance, float32 (N, T, H, W), larger = more evidence for the target.
+
+        Frames are cloned, gradients are on whatever mode the caller runs in, and no hook, gradient or changed mode stays
+        behind, even after an error.
+
+        Raises:
+            NotApplicableError: the model lacks what the method requires.
+            ValueError: a stochastic method without seeds, the oracle without tubes, or a map of the wrong shape.
+            FloatingPointError: the map is not finite.
+        """
+        extra = self._extra(len(frames), seeds, tubes)
+        with torch.inference_mode(False), torch.enable_grad(), _untouched(model):
+            frames = frames.detach().clone()
+            for name in self.requires:
+                reason = missing(name, model, frames)
+                if reason is not None:
+                    raise NotApplicableError(reason)
+            native = self.attribute(model, frames, targets.clone(), *extra)
+            relevance = self._resize(native.detach().float(), frames)
+        finite = relevance.flatten(1).isfinite().all(1)
+        if not bool(finite.all()):
+            which = [i for i, ok in enumerate(finite.tolist()) if not ok]
+            raise FloatingPointError(
+                f"{type(self).__name__} gave NaN or infinite relevance for clips {which} of the batch"
+            )
+        return relevance
+
+    def _extra(self, n: int, seeds: Sequence[int] | None, tubes: Tensor | None) -> tuple[Any, ...]:
+        if self.needs_truth:
+            if tubes is None:
+                raise ValueError(f"{type(self).__name__} needs the tubes")
+            return (tubes.clone(),)
+        if not self.stochastic:
+            return ()
+        if seeds is None or len(seeds) != n:
+            raise ValueError(f"{type(self).__name__} is stochastic: give one seed a clip")
+        return (list(seeds),)
+
+    def _resize(self, native: Tensor, frames: Tensor) -> Tensor:
+        n, _, t, h, w = frames.shape
+        if native.ndim != 4 or len(native) != n:
+            raise ValueError(
+                f"{type(self).__name__}.attribute gave shape {tuple(native.shape)}; it must be (N, t, h, w) with N = {n}"
+            )
+        if native.shape[1:] == (t, h, w):
+            return native.clone()
+        align = None if self.interpolation == "nearest" else False
+        return F.interpolate(native[:, None], (t, h, w), mode=self.interpolation, align_corners=align)[:, 0]
+
+
+@contextmanager
+def _untouched(model: VideoModel) -> Iterator[None]:
+    """Restore modes, requires_grad, gradients and hooks of every module, whatever happens inside."""
+    tables = [table for module in model.modules() for table in _hook_tables(module)]
+    hooks = [(table, dict(table)) for table in tables]
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for table, before in hooks:
+            for key in [key for key in table if key not in before]:
+                del table[key]
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad, grad in flags:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+
+
+def _hook_tables(module: torch.nn.Module) -> list[dict[int, Any]]:
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [getattr(module, name) for name in names]

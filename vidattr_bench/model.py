@@ -1,0 +1,246 @@
+"""VideoModel: pixels in [0, 1] -> logits, and what methods may ask of a network.
+
+`ModelEntry` is what files in models/ implement; `ClipInput` is what a network wants to be fed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vidattr_bench.errors import ModelError, NotApplicableError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipInput:
+    """The clip a network was made for; a data set uses it for every field that its own spec leaves open.
+
+    Attributes:
+        length: number of frames T.
+        stride: video frames from one sampled frame to the next.
+        anchor: where the sampled span lies in the video: start, middle or end; `spread` ignores the stride and spreads
+            the frames over the whole video.
+        size: height and width (H, W) given to the network.
+        resize: length in pixels of the shorter side before the crop (None: as `size` needs); (H, W) stretches instead.
+        crop: `centre` or `none` (then `size` is reached by stretching).
+        interpolation: area, bilinear (antialiased) or nearest.
+    """
+
+    length: int = 16
+    stride: int = 1
+    anchor: str = "middle"
+    size: tuple[int, int] = (112, 112)
+    resize: int | tuple[int, int] | None = None
+    crop: str = "centre"
+    interpolation: str = "bilinear"
+
+
+@dataclasses.dataclass
+class Calls:
+    """Clips sent forward and backward through a model, counted exactly."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearHead:
+    """A linear classifier on the mean of a layer's activations: logits = weight @ mean(A) + bias.
+
+    Attributes:
+        layer: name of the module whose output A (N, C, t, h, w) is pooled channel by channel.
+        weight: (classes, C).
+    """
+
+    layer: str
+    weight: Tensor
+
+
+class VideoModel(nn.Module):
+    """A frozen network in eval mode with its classes and normalisation: frames (N, C, T, H, W) in [0, 1] -> logits (N, K).
+
+    Args:
+        net: any module that maps normalised clips (N, C, T, H, W) to logits (N, K). It is put in eval mode, frozen, and
+            owned by this model from here on.
+        classes: K names, in the order of the logits; empty where only the data set knows them.
+        mean: per-channel mean subtracted from the pixels; None where the network takes pixels as they are.
+        std: per-channel divisor.
+        feature_layer: the module that CAM-type methods read; by default the last one whose output has t > 1; "" says that
+            no module has activations over time and space.
+        input: what the network wants to be fed.
+        name: how tables call it.
+
+    Attributes:
+        calls: clips sent forward and backward so far.
+        facts: what was found out about the network, by clip size; never depends on the pixels.
+
+    Raises:
+        ModelError: `feature_layer` names no module, or only one of mean and std is given.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        classes: Sequence[str],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        feature_layer: str | None = None,
+        input: ClipInput | None = None,
+        name: str = "model",
+    ) -> None:
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise ModelError("VideoModel needs both mean and std, or neither")
+        self.net = net.eval().requires_grad_(False)
+        self.classes = tuple(classes)
+        self.input = input or ClipInput()
+        self.name = name
+        self.calls = Calls()
+        self.declares_normalisation = mean is not None
+        self.register_buffer("mean", torch.tensor(mean or [0.0]).view(1, -1, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std or [1.0]).view(1, -1, 1, 1, 1), persistent=False)
+        if feature_layer is not None and feature_layer not in dict(net.named_modules()):
+            modules = [key for key, _ in net.named_modules() if key]
+            raise ModelError(f"feature_layer={feature_layer!r} names no module; {did_you_mean(feature_layer, modules)}")
+        self._declared_feature_layer = feature_layer
+        self.facts: dict[Any, Any] = {}
+
+    def train(self, mode: bool = True) -> VideoModel:
+        """Stay in eval mode: explanations of a training-mode network are never wanted."""
+        return super().train(False)
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """X = (frames - mean) / std: the space in which gradients, noise and substrates live."""
+        return (frames - self.mean) / self.std
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of normalised clips (N, C, T, H, W); counts N forwards, and N backwards when gradients return."""
+        self.calls.forwards += len(x)
+        logits: Tensor = self.net(x)
+        if logits.requires_grad:
+            logits.register_hook(lambda _: self._count_backward(len(x)))
+        return logits
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Logits (N, K) of frames (N, C, T, H, W) in [0, 1]."""
+        return self.logits(self.normalise(frames))
+
+    def _count_backward(self, n: int) -> None:
+        self.calls.backwards += n
+
+    def module(self, layer: str) -> nn.Module:
+        """The module called `layer`; raises `ModelError` with the nearest names."""
+        modules = dict(self.net.named_modules())
+        if layer not in modules:
+            raise ModelError(f"the network has no layer {layer!r}; {did_you_mean(layer, [k for k in modules if k])}")
+        return modules[layer]
+
+    def feature_layer(self, x: Tensor) -> str:
+        """The declared feature layer, else the last module whose output is (N, C, t, h, w) with t > 1.
+
+        Raises:
+            NotApplicableError: no module has such an output.
+        """
+        if self._declared_feature_layer:
+            return self._declared_feature_layer
+        if self._declared_feature_layer == "":
+            raise NotApplicableError("the network declares that no layer has activations over time and space")
+        volumes = [name for name, shape, _ in self._probe(x).volumes if min(shape[2:]) > 1]
+        if not volumes:
+            raise NotApplicableError("the network has no layer with activations over time and space (N, C, t, h, w)")
+        return volumes[-1]
+
+    def linear_head(self, x: Tensor) -> LinearHead:
+        """The linear head and the layer it pools, found by a probe and verified on it numerically.
+
+        Raises:
+            NotApplicableError: the logits are not a linear map of the mean of some layer's activations.
+        """
+        probe = self._probe(x)
+        for linear, pooled, logits in reversed(probe.linears):
+            if logits.shape != probe.logits.shape or not torch.allclose(logits, probe.logits, rtol=1e-4, atol=1e-5):
+                continue
+            for name, shape, mean in reversed(probe.volumes):
+                same = mean.shape == pooled.shape and torch.allclose(mean, pooled, rtol=1e-4, atol=1e-6)
+                if same and min(shape[3:]) > 1:
+                    return LinearHead(name, self.module(linear).weight)  # type: ignore[arg-type]
+        raise NotApplicableError("the network has no linear head on a channel-wise global average pooling")
+
+    def _probe(self, x: Tensor) -> _Probe:
+        """What the modules put out on the first clip of x, once per clip size."""
+        key = ("probe", tuple(x.shape[1:]), x.device)
+        if key not in self.facts:
+            with torch.no_grad(), _recording(self.net) as probe:
+                # A constant clip could make two layers look alike; noise from a fixed generator does not.
+                noise = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+                probe.logits = self.net(noise.to(x))
+            self.facts[key] = probe
+        found: _Probe = self.facts[key]
+        return found
+
+    def weights_hash(self) -> str:
+        """SHA-256 (16 hex digits) of every parameter and buffer, names included."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.net.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass
+class _Probe:
+    """Volumes (name, shape, mean over t, h, w) and linear layers (name, input, output) in order of execution."""
+
+    volumes: list[tuple[str, torch.Size, Tensor]] = dataclasses.field(default_factory=list)
+    linears: list[tuple[str, Tensor, Tensor]] = dataclasses.field(default_factory=list)
+    logits: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+
+
+@contextmanager
+def _recording(net: nn.Module) -> Iterator[_Probe]:
+    probe = _Probe()
+
+    def record(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(module, nn.Linear) and args[0].ndim == 2:
+                probe.linears.append((name, args[0], output))
+            elif isinstance(output, Tensor) and output.ndim == 5:
+                probe.volumes.append((name, output.shape, output.mean((2, 3, 4))))
+
+        return hook
+
+    handles = [module.register_forward_hook(record(name)) for name, module in net.named_modules() if name]
+    try:
+        yield probe
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelEntry(ABC):
+    """What a class in models/ implements: an architecture with its options as fields.
+
+    Attributes:
+        input: the clip the architecture was made for.
+    """
+
+    input: ClassVar[ClipInput] = ClipInput()
+
+    @abstractmethod
+    def network(self, classes: int) -> nn.Module:
+        """The untrained network with `classes` logits: what `train` starts from."""
+
+    @abstractmethod
+    def build(self) -> VideoModel:
+        """The trained model; raises `ModelError` where weights are missing or do not fit."""

@@ -1,0 +1,1 @@
+"""The model zoo, one file an architecture: every public class is a model."""

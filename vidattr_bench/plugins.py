@@ -1,0 +1,234 @@
+"""Find, describe, load and configure plug-ins: folders of this project and entry points of others, one code path.
+
+Kinds are `methods`, `datasets`, `metrics` and `models`. A built-in file becomes the same `EntryPoint` object as a
+third-party one; listing reads sources with `ast` and imports none of them.
+"""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from vidattr_bench import spec as specs
+from vidattr_bench.errors import PluginError, did_you_mean
+
+KINDS = ("methods", "datasets", "metrics", "models")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plugin:
+    """One plug-in as its source shows it, unimported."""
+
+    entry: EntryPoint
+    summary: str
+    aliases: tuple[str, ...]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The name that specs use."""
+        return self.entry.name
+
+
+def available(kind: str) -> dict[str, Plugin]:
+    """All plug-ins of a kind by name, sorted; imports none of them.
+
+    Raises:
+        PluginError: a file does not parse, holds no public class, or two plug-ins share a name.
+    """
+    if kind not in KINDS:
+        raise PluginError(f"unknown kind of plug-in {kind!r}; {did_you_mean(kind, KINDS)}")
+    found: dict[str, Plugin] = {}
+    for plugin in [*_built_in(kind), *_third_party(kind)]:
+        if plugin.name in found:
+            raise PluginError(
+                f"two plug-ins of kind {kind} are called {plugin.name!r}: {found[plugin.name].path} and "
+                f"{plugin.path}; rename one of them"
+            )
+        found[plugin.name] = plugin
+    return dict(sorted(found.items()))
+
+
+def load(kind: str, name: str) -> type[Any]:
+    """The class of a plug-in, by its name or an alias.
+
+    Raises:
+        PluginError: unknown name (with the nearest known ones), or the plug-in does not import.
+    """
+    plugin = find(kind, name)
+    try:
+        loaded = plugin.entry.load()
+    except Exception as error:
+        raise PluginError(f"{plugin.path}: the plug-in {name!r} does not import: {error!r}") from error
+    if not isinstance(loaded, type):
+        raise PluginError(f"{plugin.path}: {plugin.entry.value} is not a class")
+    return loaded
+
+
+def find(kind: str, name: str) -> Plugin:
+    """The plug-in called `name` or aliased so; raises `PluginError` with the nearest known names."""
+    known = available(kind)
+    by_alias = {alias: plugin for plugin in known.values() for alias in plugin.aliases}
+    if name not in known and name not in by_alias:
+        raise PluginError(f"unknown {kind[:-1]} {name!r}; {did_you_mean(name, [*known, *by_alias])}")
+    return known.get(name) or by_alias[name]
+
+
+def create(kind: str, text: str, **options: Any) -> Any:
+    """A configured plug-in from a spec string, its option texts converted by the types of the fields.
+
+    Args:
+        kind: methods, datasets, metrics or models.
+        text: `name:key=value,key=value`.
+        options: values that need no text, overriding those in the spec.
+
+    Raises:
+        PluginError: unknown name or option ("did you mean"), or a value of the wrong type.
+    """
+    parsed = specs.parse(text)
+    cls = load(kind, parsed.name)
+    fields = [field.name for field in dataclasses.fields(cls) if field.init]
+    for key in [*parsed.options, *options]:
+        if key not in fields:
+            raise PluginError(f"{parsed.name} has no option {key!r}; {did_you_mean(key, fields)}")
+    try:
+        return cls(**{**_convert(cls, parsed), **options})
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"cannot configure {text!r}: {error}") from error
+
+
+def _convert(cls: type[Any], parsed: specs.Spec) -> dict[str, Any]:
+    """Typed values of the options, by jsonargparse, which knows unions, literals, tuples and paths."""
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parser.add_class_arguments(cls, None)
+    try:
+        values = parser.parse_object(dict(parsed.options)).as_dict()
+    except ArgumentError as error:
+        raise PluginError(f"cannot configure {parsed.name!r}: {error}") from error
+    return {key: values[key] for key in parsed.options}
+
+
+def name_of(kind: str, cls: type[Any]) -> str:
+    """The plug-in name of a class: its declared `name`, else its file's (methods, datasets) or snake case."""
+    declared = cls.__dict__.get("name")
+    if isinstance(declared, str):
+        return declared
+    return _default_name(kind, cls.__module__.rpartition(".")[2], cls.__name__)
+
+
+def label(kind: str, plugin: Any) -> str:
+    """The row label: the spec of a configured plug-in with fields sorted and defaults omitted."""
+    options = {
+        field.name: getattr(plugin, field.name)
+        for field in dataclasses.fields(plugin)
+        if field.init and getattr(plugin, field.name) != field.default
+    }
+    return specs.render(name_of(kind, type(plugin)), options)
+
+
+def full_spec(kind: str, plugin: Any) -> str:
+    """The spec with every field written out: what a cache key holds, beside `version`."""
+    options = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
+    return specs.render(name_of(kind, type(plugin)), options)
+
+
+def version(plugin: Any) -> str:
+    """SHA-256 (16 hex digits) of the sources of a plug-in: its file and the helpers `_*.py` beside it."""
+    path = Path(inspect.getfile(type(plugin)))
+    digest = hashlib.sha256()
+    for file in [path, *sorted(path.parent.glob("_[!_]*.py"))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _built_in(kind: str) -> Iterator[Plugin]:
+    package = f"vidattr_bench.{kind}"
+    for folder in dict.fromkeys(importlib.import_module(package).__path__):
+        for path in sorted(Path(folder).glob("*.py")):
+            if not path.name.startswith("_"):
+                yield from _read(kind, path, f"{package}.{path.stem}")
+
+
+def _third_party(kind: str) -> Iterator[Plugin]:
+    for entry in entry_points(group=f"vidattr_bench.{kind}"):
+        module, _, attribute = entry.value.partition(":")
+        path = _source(module)
+        if path is None:
+            raise PluginError(f"the entry point {entry.name} = {entry.value} names a module that is not installed")
+        for plugin in _read(kind, path, module, only=attribute):
+            renamed = EntryPoint(entry.name, plugin.entry.value, plugin.entry.group)
+            yield dataclasses.replace(plugin, entry=renamed)
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module, found without importing its parents."""
+    top, *rest = module.split(".")
+    found = importlib.util.find_spec(top)
+    if found is None:
+        return None
+    if not rest:
+        return Path(found.origin) if found.origin else None
+    for folder in found.submodule_search_locations or []:
+        base = Path(folder).joinpath(*rest)
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+@functools.lru_cache(maxsize=512)
+def _parse(path: Path, _stamp: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def _read(kind: str, path: Path, module: str, only: str = "") -> Iterator[Plugin]:
+    """The plug-ins a file declares: `only` the one, one public class, or every one of a metrics or models file."""
+    try:
+        tree = _parse(path, path.stat().st_mtime_ns)
+    except SyntaxError as error:
+        raise PluginError(f"{path}:{error.lineno}: this plug-in does not parse: {error.msg}") from error
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
+    classes = [node for node in classes if only in ("", node.name)]
+    if (only or kind in ("methods", "datasets")) and len(classes) != 1:
+        raise PluginError(
+            f"{path}: a plug-in of kind {kind} is one public class {only}, this file holds {len(classes)}"
+        )
+    for node in classes:
+        declared = _constants(node)
+        name = declared.get("name") or _default_name(kind, path.stem, node.name)
+        entry = EntryPoint(name, f"{module}:{node.name}", f"vidattr_bench.{kind}")
+        summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+        yield Plugin(entry, summary, tuple(declared.get("aliases", ())), path)
+
+
+def _constants(node: ast.ClassDef) -> dict[str, Any]:
+    """The literal class attributes of a class: `name` and `aliases` are read from here."""
+    constants: dict[str, Any] = {}
+    for item in node.body:
+        target = item.target if isinstance(item, ast.AnnAssign) else None
+        if isinstance(item, ast.Assign) and len(item.targets) == 1:
+            target = item.targets[0]
+        if isinstance(target, ast.Name) and target.id in ("name", "aliases") and item.value is not None:  # type: ignore[attr-defined]
+            constants[target.id] = ast.literal_eval(item.value)  # type: ignore[attr-defined]
+    return constants
+
+
+def _default_name(kind: str, stem: str, class_name: str) -> str:
+    if kind in ("methods", "datasets"):
+        return stem
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name).lower()
