@@ -1,0 +1,16 @@
+"""Fixtures and settings for all tests: one torch thread, and the real clips where they lie beside the project."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    if not REAL.is_dir():
+        pytest.skip("the real clips do not lie beside the project (../shared/data)")
+    return REAL
