@@ -1,12 +1,14 @@
-"""Weights on disk: safetensors files that carry their classes, normalisation, clip input and training record."""
+"""Weights on disk: safetensors files with metadata are written; those and PyTorch files are read, and never run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -14,6 +16,10 @@ from torch import Tensor, nn
 from vidattr_bench.errors import ModelError
 
 _KEY = "vidattr_bench"
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+# What DataParallel, torch.compile and Lightning modules put in front of every name.
+_WRAPPERS = ("module.", "_orig_mod.", "net.", "model.")
+_Value = TypeVar("_Value")
 
 
 def save_checkpoint(path: Path, net: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -40,28 +46,152 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with safe_open(_existing(path), framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY, "{}")
     except SafetensorError as error:
-        raise ModelError(f"{path} is no readable safetensors file: {error}") from error
+        raise ModelError(f"{path} is no readable safetensors file: {error}; copy or download it again") from error
     metadata: dict[str, Any] = json.loads(text)
     return metadata
 
 
-def load_checkpoint(path: Path, net: nn.Module) -> None:
-    """Put the weights of a safetensors file into `net`.
+def load_checkpoint(path: Path, net: nn.Module) -> dict[str, Any]:
+    """Put the weights of a file into `net` and return what else the file carries.
 
     Raises:
-        ModelError: the file is missing, is no safetensors file, or holds the weights of another architecture.
+        ModelError: as `load_state` and `fit`.
     """
+    state, extras = load_state(path)
+    fit(net, state, path)
+    return extras
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights in a checkpoint, and what else it carries: class names, epoch, hyper-parameters.
+
+    Reads safetensors files, and PyTorch files with a state dict, bare or under `state_dict` (Lightning),
+    `model_state_dict` or `model`; prefixes of DataParallel, torch.compile and Lightning are taken off. No code in the
+    file is run.
+
+    Raises:
+        ModelError: the file is missing, empty, a folder, damaged, would run code, or holds no weights.
+    """
+    if _is_safetensors(_existing(path)):
+        return unwrap(_load_safetensors(path)), read_metadata(path)
+    content = _unpickle(path)
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path} holds a {type(content).__name__}, not weights; save net.state_dict()")
+    key = next((key for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), None)
+    state = content if key is None else content[key]
+    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ModelError(f"{path} holds no state dict but {_some(map(str, content))}; save net.state_dict()")
+    extras = {} if key is None else {str(name): value for name, value in content.items() if name != key}
+    return unwrap(state), extras
+
+
+def fit(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Put `state`, read from `path`, into `net`: every name and every shape must agree.
+
+    Only `num_batches_tracked`, which eval mode never reads and old files lack, may be missing.
+
+    Raises:
+        ModelError: says which names are missing or left over, which shapes differ, which weights are not finite.
+    """
+    own = net.state_dict()
+    names = dict(zip(unwrap(own), own, strict=True))
+    missing = [name for name in names if name not in state and not name.endswith("num_batches_tracked")]
+    left_over = [name for name in state if name not in names]
+    reshaped = [
+        f"{name} {tuple(tensor.shape)} for {tuple(own[names[name]].shape)}"
+        for name, tensor in state.items()
+        if name in names and tensor.shape != own[names[name]].shape
+    ]
+    infinite = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    found = {"missing": missing, "left over": left_over, "of another shape": reshaped, "not finite": infinite}
+    problems = [f"{len(which)} {what}: {_some(which)}" for what, which in found.items() if which]
+    if problems:
+        raise ModelError(
+            f"{path} does not hold the weights of this {type(net).__name__}: {'; '.join(problems)}. "
+            "Give a checkpoint of this architecture and number of classes"
+        )
+    net.load_state_dict({names[name]: tensor for name, tensor in state.items()}, strict=False)
+
+
+def class_names(extras: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """The class names that a checkpoint carries, in the order of its logits; () where it carries none.
+
+    Read from `class_names`, `classes` or `categories` (lists), or `class_to_idx` (a mapping).
+
+    Raises:
+        ModelError: `class_to_idx` is no numbering 0, 1, 2, ...
+    """
+    for key in ("class_names", "classes", "categories"):
+        if isinstance(extras.get(key), (list, tuple)):
+            return tuple(map(str, extras[key]))
+    indices = extras.get("class_to_idx")
+    if not isinstance(indices, Mapping):
+        return ()
+    by_index = {index: str(name) for name, index in indices.items()}
+    if set(by_index) != set(range(len(indices))):
+        raise ModelError(f"{path}: class_to_idx must number its {len(indices)} classes from 0; give classes_file=FILE")
+    return tuple(by_index[index] for index in range(len(indices)))
+
+
+def unwrap(state: Mapping[str, _Value]) -> dict[str, _Value]:
+    """The same entries, in order, without the wrapper prefixes that all their names share."""
+    plain = dict(state)
+    while prefix := next((w for w in _WRAPPERS if plain and all(name.startswith(w) for name in plain)), None):
+        plain = {name.removeprefix(prefix): value for name, value in plain.items()}
+    return plain
+
+
+def _unpickle(path: Path) -> Any:
     try:
-        tensors: dict[str, Tensor] = load_file(_existing(path))
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not _looks_like_torch(path):
+            raise ModelError(f"{path} is no checkpoint: neither a PyTorch nor a safetensors file") from error
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
+        raise ModelError(
+            f"{path} was refused: it holds more than weights, and loading that could run code ({reason}); "
+            "save net.state_dict() alone"
+        ) from error
+    except Exception as error:  # a damaged file fails anywhere in torch's reader
+        first_line = str(error).split("\n")[0]
+        raise ModelError(
+            f"{path} cannot be read as a PyTorch file ({first_line}); copy or download it again"
+        ) from error
+
+
+def _looks_like_torch(path: Path) -> bool:
+    """Whether the file begins as a zip archive or a pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file begins with the length of a JSON header and that header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or start[8:] == b"{"
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise ModelError(f"{path} is no readable safetensors file: {error}") from error
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ModelError(f"{path} does not hold the weights of this architecture: {error}") from error
+        raise ModelError(f"{path} is no readable safetensors file: {error}; copy or download it again") from error
+    return tensors
 
 
 def _existing(path: Path) -> Path:
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the checkpoint file inside it")
     if not path.is_file():
-        raise ModelError(f"there is no checkpoint {path}; write one with the train command")
+        raise ModelError(f"there is no checkpoint {path}; correct the path, or write one with the train command")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty; copy or download it again")
     return path
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    """The first few names, and how many more."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
