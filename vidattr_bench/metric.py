@@ -1,4 +1,4 @@
-"""Metric: what classes in metrics/ implement; Case: one method's maps of one batch, and what is shared between metrics."""
+"""Metric: what classes in metrics/ implement; Case: one method's maps of one batch, and what metrics share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vidattr_bench import perturbation
+from vidattr_bench import perturbation, substrates
 from vidattr_bench.clip import Batch
+from vidattr_bench.errors import DataError
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import Curve, CurveSpec
+from vidattr_bench.substrates import Replace
 
 Step = Callable[[str, int], AbstractContextManager[None]]
 
@@ -103,14 +105,22 @@ class Shared:
         value: Tensor = self.memo(("clean", clip), forward)
         return value
 
+    def substrate(self, clip: int, text: str) -> Replace:
+        """The substrate `text` bound to the clean clip: a blur is computed once for all methods."""
+
+        def bind() -> Replace:
+            with _no_grad():
+                return substrates.bind(text, self.x(clip), self.model, self.seed, self.batch.ids[clip])
+
+        replace: Replace = self.memo(("substrate", clip, text), bind)
+        return replace
+
     def end_logits(self, clip: int, spec: CurveSpec) -> Tensor:
         """Logits (K,) of the clip with everything removed."""
 
         def forward() -> Tensor:
             with self.step(f"curves:{spec.substrate}", clip), _no_grad():
-                empty = perturbation.remove_all(
-                    self.x(clip), spec.substrate, self.model, self.seed, self.batch.ids[clip]
-                )
+                empty = perturbation.apply_all(self.substrate(clip, spec.substrate), self.x(clip))
                 return perturbation.forward(self.model, empty[None], self.forward_batch)[0]
 
         value: Tensor = self.memo(("end", clip, spec.substrate), forward)
@@ -144,14 +154,22 @@ class Case:
         explain: Callable[[VideoModel, Tensor, Tensor], Tensor] | None = None,
         step: Step | None = None,
     ) -> None:
+        _check_map(batch, relevance)
         self.model, self.batch, self.targets, self.relevance = model, batch, targets, relevance
         self.shared = shared or Shared(model, batch, targets, seed=seed)
         self.seed, self.cost, self.explain = self.shared.seed, cost or Cost(), explain
         self.step: Step = step or (lambda name, clip: nullcontext())
         self.computed: dict[CurveSpec, list[Curve]] = {}
+        self._memo: dict[Any, Any] = {}
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
+        """The value of `key`, made once for all metrics of these maps."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
 
     def curves(self, spec: CurveSpec) -> list[Curve]:
         """The perturbation curves of every clip; each perturbed clip is forwarded once whatever metrics ask for it."""
@@ -171,7 +189,18 @@ class Case:
                 seed=self.seed,
                 clip_id=self.batch.ids[clip],
                 forward_batch=self.shared.forward_batch,
+                replace=self.shared.substrate(clip, spec.substrate),
             )
+
+
+def _check_map(batch: Batch, relevance: Tensor) -> None:
+    if relevance.shape != batch.tubes.shape:
+        raise DataError(f"relevance has shape {tuple(relevance.shape)}; these clips need {tuple(batch.tubes.shape)}")
+    finite = relevance.flatten(1).isfinite().all(1).tolist()
+    if not all(finite):
+        raise DataError(
+            f"relevance is NaN or infinite for {[i for i, ok in zip(batch.ids, finite, strict=True) if not ok]}"
+        )
 
 
 @contextmanager

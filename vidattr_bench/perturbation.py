@@ -1,0 +1,213 @@
+"""Perturbation curves: the one stream of forwards behind every faithfulness metric."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vidattr_bench import substrates
+from vidattr_bench.errors import PluginError, did_you_mean
+from vidattr_bench.model import VideoModel
+from vidattr_bench.substrates import Replace
+from vidattr_bench.units import UNITS, Units, cut_boundaries, regular_units, removal_order, tie_fraction
+
+
+@dataclasses.dataclass(frozen=True)
+class CurveSpec:
+    """What is removed at once, what replaces it, and at how many cuts the model is asked.
+
+    Attributes:
+        unit: tubelet (a regular grid of 8 x 7 x 7 cells, fewer where an axis is shorter), frame or voxel.
+        substrate: spec of a substrate.
+        steps: S; cut k lies at the unit boundary nearest to the fraction k / S of voxels.
+
+    Raises:
+        PluginError: unknown unit or substrate, or fewer than one step.
+    """
+
+    unit: str = "tubelet"
+    substrate: str = "blur3d"
+    steps: int = 32
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise PluginError(f"unknown unit {self.unit!r}; {did_you_mean(self.unit, UNITS)}")
+        if self.steps < 1:
+            raise PluginError(f"steps={self.steps}: a curve needs at least one step")
+        substrates.create(self.substrate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Logits of one clip as its units are removed, in both orders.
+
+    Attributes:
+        fractions: float64 (P,), share of voxels removed in MoRF order, from 0 to 1.
+        morf: float64 (P, K), logits with that share removed, most relevant first.
+        lerf: float64 (P, K), logits with `1 - fractions.flip(0)` removed, least relevant first.
+        ties: share of units whose importance equals another unit's.
+        reason: "" or why there is no curve: `constant_map`, where all units are tied (P is 0).
+    """
+
+    fractions: Tensor
+    morf: Tensor
+    lerf: Tensor
+    ties: float
+    reason: str = ""
+
+
+def planned_forwards(spec: CurveSpec, t: int, h: int, w: int, forward_batch: int = 1) -> int:
+    """Clips that one curve sends through the model, the shared end points left out, padded to whole forward batches.
+
+    Exact where all units have one size; where they differ, a tie in the very middle saves two clips.
+    """
+    units = regular_units(spec.unit, t, h, w)
+    interior = len(cut_boundaries(units.sizes, spec.steps)) - 2
+    if len(set(units.sizes.tolist())) > 1:
+        interior = max(interior, min(spec.steps, len(units.sizes)) - 1)
+    return math.ceil(2 * interior / forward_batch) * forward_batch
+
+
+@torch.no_grad()
+def forward(model: VideoModel, x: Tensor, forward_batch: int) -> Tensor:
+    """Logits (M, K) of perturbed clips x (M, C, T, H, W), always sent in batches of exactly `forward_batch`.
+
+    The tail is padded with its last clip, so that no value depends on how many clips are asked for at once.
+    """
+    logits = []
+    for clips in torch.split(x, forward_batch):
+        padding = clips[-1:].expand(forward_batch - len(clips), *clips.shape[1:])
+        whole = torch.cat([clips, padding]) if len(padding) else clips
+        logits.append(model.logits(whole)[: len(clips)])
+    return torch.cat(logits)
+
+
+def remove_all(x: Tensor, substrate: str, model: VideoModel, seed: int, clip_id: str) -> Tensor:
+    """The clip x (C, T, H, W) with every voxel removed."""
+    return apply_all(substrates.bind(substrate, x, model, seed, clip_id), x)
+
+
+def apply_all(replace: Replace, x: Tensor) -> Tensor:
+    """The clip (C, T, H, W) that `replace` leaves when every voxel of x is removed."""
+    return replace(x.new_ones(1, *x.shape[1:]), torch.empty_like(x)[None])[0]
+
+
+@torch.no_grad()
+def curve(
+    model: VideoModel,
+    x: Tensor,
+    relevance: Tensor,
+    spec: CurveSpec,
+    ends: tuple[Tensor, Tensor],
+    *,
+    seed: int,
+    clip_id: str,
+    forward_batch: int,
+    replace: Replace | None = None,
+) -> Curve:
+    """The MoRF and LeRF curves of one clip, 2 (P - 2) perturbed clips in one stream of forwards.
+
+    Args:
+        model: the model under explanation.
+        x: (C, T, H, W), the normalised clip.
+        relevance: (T, H, W), larger = more evidence.
+        spec: unit, substrate and steps.
+        ends: logits (K,) of the clean clip and of the clip with everything removed.
+        seed: the run's seed; with `clip_id` and the unit it fixes the order of ties.
+        clip_id: unique name of the clip.
+        forward_batch: clips per forward.
+        replace: the substrate bound to x, where the caller has it already.
+
+    Raises:
+        ValueError: relevance is not finite or not of the clip's size.
+    """
+    if relevance.shape != x.shape[1:]:
+        raise ValueError(f"clip {clip_id}: relevance {tuple(relevance.shape)} for a clip of {tuple(x.shape)}")
+    units = regular_units(spec.unit, *x.shape[1:])
+    means = units.means(relevance)
+    if not bool(means.isfinite().all()):
+        raise ValueError(f"clip {clip_id}: relevance has NaN or infinite values")
+    clean, empty = (logits.double().cpu()[None] for logits in ends)
+    if bool((means == means[0]).all()):
+        return Curve(means[:0], clean[:0], clean[:0], ties=1.0, reason="constant_map")
+    order = removal_order(means, seed, clip_id, spec.unit)
+    cuts = cut_boundaries(units.sizes[order], spec.steps)
+    replace = replace or substrates.bind(spec.substrate, x, model, seed, clip_id)
+    morf = lerf = clean[:0]
+    if len(cuts) > 2:
+        ranks = _ranks(units, order).to(x.device)
+        morf, lerf = _interior_logits(model, x, ranks, cuts[1:-1], replace, forward_batch).double().cpu().chunk(2)
+    removed = torch.cat([units.sizes.new_zeros(1), units.sizes[order].cumsum(0)])[cuts]
+    return Curve(
+        fractions=removed.double() / removed[-1],
+        morf=torch.cat([clean, morf, empty]),
+        lerf=torch.cat([clean, lerf, empty]),
+        ties=tie_fraction(means),
+    )
+
+
+def _ranks(units: Units, order: Tensor) -> Tensor:
+    """The position (T, H, W) of each voxel's unit in the order of removal, in the smallest type that holds it."""
+    position = torch.empty(len(order), dtype=torch.int16 if len(order) < 2**15 else torch.int32)
+    position[order] = torch.arange(len(order), dtype=position.dtype)
+    return position[units.labels]
+
+
+def _interior_logits(
+    model: VideoModel, x: Tensor, ranks: Tensor, cuts: Tensor, replace: Replace, forward_batch: int
+) -> Tensor:
+    """Logits (2 I, K) at I cuts in MoRF order, then at the mirrored cuts in LeRF order."""
+    n = 2 * len(cuts)
+    # At one boundary LeRF has removed what MoRF has kept; the last cut fills up the last batch.
+    thresholds = torch.cat([cuts, cuts.flip(0), cuts[:1].expand(-n % forward_batch)])
+    kept_first = torch.arange(len(thresholds)) >= len(cuts)
+    shape = (-1, forward_batch, 1, 1, 1)
+    stream = zip(thresholds.to(ranks).view(shape), kept_first.to(x).view(shape), strict=True)
+    removed = x.new_empty(forward_batch, *x.shape[1:])
+    clips = x.new_empty(forward_batch, *x.shape)
+    logits = []
+    for threshold, lerf in stream:
+        torch.lt(ranks, threshold, out=removed).sub_(lerf).abs_()
+        logits.append(forward(model, replace(removed, clips), forward_batch))
+    return torch.cat(logits)[:n]
+
+
+@torch.no_grad()
+def measure_forward_batch(
+    model: VideoModel, x: Tensor, candidates: Sequence[int] = (1, 2, 4, 8, 16, 31, 62), clips: int = 62
+) -> int:
+    """The forward batch that sends `clips` clips like x (C, T, H, W) through the model soonest, padding included.
+
+    The smallest within 5 % of the best; larger ones are not tried once 2 s have gone or memory is short. The model's
+    calls are not counted.
+    """
+    seconds: dict[int, float] = {}
+    started = time.perf_counter()
+    for size in sorted(candidates):
+        try:
+            seconds[size] = _batch_seconds(model, x, size) * math.ceil(clips / size)
+        except torch.OutOfMemoryError:
+            break
+        if time.perf_counter() - started > 2:
+            break
+    if not seconds:
+        raise ValueError(f"no forward batch of {tuple(candidates)} fits into memory")
+    return min(size for size, taken in seconds.items() if taken <= 1.05 * min(seconds.values()))
+
+
+def _batch_seconds(model: VideoModel, x: Tensor, size: int) -> float:
+    """The best of two timed forwards of a batch after one untimed."""
+    batch = x.expand(size, *x.shape).contiguous()
+    instants = []
+    for _ in range(4):
+        instants.append(time.perf_counter())
+        model.net(batch)
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+    return min(later - earlier for earlier, later in itertools.pairwise(instants[1:]))
