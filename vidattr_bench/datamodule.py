@@ -93,7 +93,7 @@ class ClipDataModule(LightningDataModule):
         """Decode one clip and its tubes to `self.clip_input`; raises `DataError` that names file, field and remedy."""
 
     @property
-    def split(self) -> str:
+    def split_name(self) -> str:
         """How rows name the split."""
         return self.part
 
