@@ -119,8 +119,9 @@ class ClipDataModule(LightningDataModule):
         for ref in refs:
             try:
                 clips.append(self.load(ref))
-            except DataError as error:
-                unreadable.append(Unreadable(ref.id, str(error)))
+            except Exception as error:
+                known = isinstance(error, DataError)
+                unreadable.append(Unreadable(ref.id, str(error) if known else f"{type(error).__name__}: {error}"))
         return Work(number, collate(clips) if clips else None, tuple(unreadable))
 
     def predict_dataloader(self) -> DataLoader[Work]:

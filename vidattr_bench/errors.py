@@ -20,6 +20,10 @@ class ModelError(UserError):
     """A network or checkpoint that cannot be used for this data set."""
 
 
+class RunError(UserError):
+    """A run folder that cannot be written, is damaged, in use, or holds a run of other settings."""
+
+
 class NotApplicableError(Exception):
     """The model lacks what a method requires: the cell's status becomes `not_applicable` with this reason."""
 

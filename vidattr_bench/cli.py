@@ -1,0 +1,195 @@
+"""Commands and options -> calls. Nothing here computes; torch is imported only by commands that need it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vidattr_bench import __version__
+from vidattr_bench.errors import UserError, did_you_mean
+
+OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse without abbreviations, that answers an unknown option with the nearest known ones."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message}\n(see {self.prog} --help)\n")
+
+    def options(self) -> list[str]:
+        return [text for action in self._actions for text in action.option_strings]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status of DESIGN: 0, 1 (a cell failed), 2 (bad usage or input), 130 (stopped)."""
+    parser, commands = _build()
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse(unknown[0], commands[known.command])
+    try:
+        return int(known.call(known))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _refuse(option: str, parser: _Parser) -> NoReturn:
+    name = option.partition("=")[0]
+    hint = did_you_mean(name, parser.options()) if name.startswith("-") else "this word belongs to no option"
+    parser.error(f"unknown option {name}; {hint}")
+
+
+def _build() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(prog="python -m vidattr_bench", description="Which attribution method should you believe on video?")
+    parser.add_argument("--version", action="version", version=f"vidattr_bench {__version__}")
+    group = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = {
+        "run": group.add_parser("run", help="explain and score clips, then show the table"),
+        "list": group.add_parser("list", help="what methods, metrics, data sets and models there are"),
+        "train": group.add_parser("train", help="train a network on a data set"),
+        "table": group.add_parser("table", help="print and write the tables of a run again"),
+        "plot": group.add_parser("plot", help="draw the plots and pictures of a run again"),
+    }
+    _run_options(commands["run"])
+    _list_options(commands["list"])
+    _train_options(commands["train"])
+    for name, call in (("table", _table), ("plot", _plot)):
+        commands[name].add_argument("run", type=Path, metavar="RUN", help="run folder")
+        commands[name].set_defaults(call=call)
+    return parser, commands
+
+
+def _run_options(parser: _Parser) -> None:
+    """The options of `run`; absent ones stay absent, so that run.yaml and the defaults fill them."""
+    add = parser.add_argument
+    add("--dataset", metavar="SPEC", help="data set, as ucf101:root=DIR,split=1 (default: planted_actions)")
+    add("--model", metavar="SPEC", help="model, as r3d_18 or pkg.mod:factory (default: tiny3d)")
+    add("--methods", nargs="+", metavar="SPEC", help="attribution methods, separated by spaces (default: all)")
+    add("--metrics", nargs="+", metavar="SPEC", help="metrics or presets, separated by spaces (default: default)")
+    add("--target", help="class explained: label, predicted or a class name (default: label)")
+    add("--limit", type=int, metavar="N", help="this many clips, evenly spaced over the split")
+    add("--seed", type=int, metavar="N", help="seed of every draw (default: 0)")
+    add("--output", type=Path, metavar="DIR", help="run folder (default: results/<dataset>-<model>-<hash>)")
+    add("--config", type=Path, metavar="FILE", help="options from a run.yaml; those given here win")
+    add("--class-map", type=Path, metavar="FILE", help="maps the data set's class names to the model's")
+    add("--batch-size", type=int, metavar="N", help="clips explained together (default: 4)")
+    add("--forward-batch", type=int, metavar="N", help="perturbed clips per forward (default: measured, then kept)")
+    add("--workers", type=int, metavar="N", help="processes that decode (default: 0, in the main one)")
+    add("--shard", metavar="i/n", help="do part i of n of the plan, i from 1")
+    add("--save-maps", action="store_true", help="keep every map under maps/")
+    add("--pictures", type=int, metavar="N", help="clips to draw (default: 3)")
+    add("--accelerator", help="as Lightning's Trainer: auto, cpu, gpu, ...")
+    add("--devices", help="as Lightning's Trainer: auto, 2, 0,1, ...")
+    add("--num-nodes", type=int, metavar="N", help="as Lightning's Trainer")
+    add("--strategy", help="as Lightning's Trainer: auto, ddp, ...")
+    add("--precision", help="as Lightning's Trainer: 32-true, bf16-mixed, 16-mixed, ...")
+    add("--dry-run", action="store_true", help="print cells, forwards and estimated minutes, compute nothing")
+    parser.argument_default = argparse.SUPPRESS
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    parser.set_defaults(call=_run)
+
+
+def _list_options(parser: _Parser) -> None:
+    parser.add_argument("kind", choices=("methods", "metrics", "datasets", "models"))
+    parser.add_argument("--format", choices=("text", "md", "json"), default="text")
+    parser.set_defaults(call=_list)
+
+
+def _train_options(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("--dataset", metavar="SPEC", default="planted_actions", help="data set whose training part is learnt")
+    add("--model", metavar="SPEC", default="tiny3d", help="network of the zoo, or pkg.mod:factory")
+    add("--output", type=Path, metavar="FILE", required=True, help="safetensors file to write")
+    add("--epochs", type=int, metavar="N", help="passes over the training part")
+    add("--lr", type=float, metavar="X", help="peak learning rate")
+    add("--batch-size", type=int, metavar="N", help="clips per step")
+    add("--seed", type=int, metavar="N", help="seed of initial weights and order")
+    add("--workers", type=int, metavar="N", help="processes that decode or render")
+    add("--accelerator", help="as Lightning's Trainer")
+    add("--devices", help="as Lightning's Trainer")
+    add("--precision", help="as Lightning's Trainer")
+    parser.set_defaults(call=_train)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from vidattr_bench import dry_run, runner
+    from vidattr_bench.settings import from_mapping
+    from vidattr_bench.store import read_yaml
+
+    given = {key: value for key, value in vars(arguments).items() if key not in ("call", "command")}
+    dry, config = given.pop("dry_run", False), given.pop("config", None)
+    console = Console()
+    options = {**(read_yaml(config) if config else {}), **given}
+    settings = from_mapping(options, str(config or "run"))
+    if config is not None:
+        _announce_code(settings.model, config)
+    if dry:
+        dry_run.show(settings, console)
+        return OK
+    return FAILED if runner.execute(settings, console).failed else OK
+
+
+def _announce_code(model: str, config: Path) -> None:
+    """Say which callable a configuration makes this process import."""
+    from vidattr_bench.zoo import imported_by
+
+    code = imported_by(model)
+    if code:
+        print(f"note: {config} imports and runs {code}", file=sys.stderr)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from vidattr_bench import listing
+
+    print(listing.render(arguments.kind, arguments.format))
+    return OK
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from vidattr_bench import plugins, training, zoo
+
+    options = {k: v for k, v in vars(arguments).items() if v is not None}
+    for key in ("call", "command"):
+        del options[key]
+    dataset = plugins.create("datasets", options.pop("dataset"))
+    figures = training.train(dataset, zoo.create_model(options.pop("model")), options.pop("output"), **options)
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    return OK
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from vidattr_bench import report
+    from vidattr_bench.store import open_run
+
+    store = open_run(arguments.run)
+    report.print_table(store, report.write_tables(store), Console())
+    return OK
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from vidattr_bench import report
+    from vidattr_bench.store import open_run
+
+    for path in report.draw(open_run(arguments.run)):
+        print(path)
+    return OK

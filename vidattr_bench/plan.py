@@ -1,0 +1,154 @@
+"""What a run will do: the plug-ins it configures, its fixed plan of batches, and what that costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidattr_bench import classes, plugins, spec, zoo
+from vidattr_bench.datamodule import ClipDataModule, ClipRef
+from vidattr_bench.errors import DataError, ModelError, did_you_mean
+from vidattr_bench.method import AttributionMethod
+from vidattr_bench.metric import Metric
+from vidattr_bench.model import VideoModel
+from vidattr_bench.presets import resolve
+from vidattr_bench.settings import Settings, identity
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, before the first forward.
+
+    Attributes:
+        settings: the options.
+        model: the model under explanation, on the CPU.
+        data: the data module, adapted to the model's input, holding the batches of all shards.
+        methods: configured methods by row label, informed ones first.
+        metrics: configured metrics by row label.
+        to_model: the model's class of each class of the data set.
+        facts: what the numbers depend on, apart from methods and metrics.
+    """
+
+    settings: Settings
+    model: VideoModel
+    data: ClipDataModule
+    methods: Mapping[str, AttributionMethod]
+    metrics: Mapping[str, Metric]
+    to_model: torch.Tensor
+    facts: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives."""
+        if self.settings.output is not None:
+            return self.settings.output
+        names = [spec.parse(text).name for text in (self.facts["dataset"], self.facts["model"])]
+        return Path("results") / f"{names[0]}-{names[1]}-{identity(self.facts)}"
+
+    def numbers(self) -> list[int]:
+        """The batches of this shard."""
+        shard, shards = self.settings.shard_of()
+        return list(range(len(self.data.plan)))[shard - 1 :: shards]
+
+    def refs(self, numbers: Iterable[int]) -> list[ClipRef]:
+        """The clips of some batches."""
+        return [ref for number in numbers for ref in self.data.plan[number]]
+
+    def pictured(self) -> set[str]:
+        """The clips to draw, evenly spaced over the plan."""
+        refs = self.refs(range(len(self.data.plan)))
+        wanted = min(self.settings.pictures, len(refs))
+        return {refs[(2 * i + 1) * len(refs) // (2 * wanted)].id for i in range(wanted)}
+
+
+def prepare(settings: Settings) -> Plan:
+    """Configure every plug-in and read the split; raises `UserError` before anything has been computed."""
+    methods = configure_methods(settings.methods)
+    metrics = {plugins.label("metrics", metric): metric for metric in resolve(list(settings.metrics))}
+    data = configure_dataset(settings.dataset)
+    entry = zoo.create_model(settings.model)
+    model = entry.build()
+    data.adapt(model.input)
+    to_model = match_classes(model, data, settings.class_map)
+    check_target(settings.target, model)
+    data.seed, data.workers = settings.seed, settings.workers
+    data.plan = data.batches(settings.batch_size, settings.limit)
+    if not data.plan:
+        raise DataError(f"the split {data.split_name} of {settings.dataset} holds no clip on disk")
+    facts = {
+        "dataset": plugins.full_spec("datasets", data),
+        "data": data.fingerprint(),
+        "split": data.split_name,
+        "input": str(data.clip_input),
+        "model": plugins.full_spec("models", entry),
+        "weights": model.weights_hash(),
+        "classes": to_model.tolist(),
+        "target": settings.target,
+        "seed": settings.seed,
+        "limit": settings.limit,
+        "batch_size": settings.batch_size,
+        "precision": settings.precision,
+    }
+    return Plan(settings, model, data, methods, metrics, to_model, facts)
+
+
+def configure_methods(specs: Sequence[str]) -> dict[str, AttributionMethod]:
+    """Methods by row label; "all" stands for every variant of every plug-in; informed ones first, the oracle last."""
+    texts = [text for given in specs for text in (all_methods() if given == "all" else [given])]
+    found = {}
+    for text in texts:
+        method: AttributionMethod = plugins.create("methods", text)
+        found[plugins.label("methods", method)] = method
+    return dict(sorted(found.items(), key=lambda item: (not item[1].informed, item[1].needs_truth)))
+
+
+def all_methods() -> list[str]:
+    """The specs that `--methods all` runs."""
+    names = plugins.available("methods")
+    return [f"{name}:{v}" if v else name for name in names for v in plugins.load("methods", name).variants]
+
+
+def configure_dataset(text: str) -> ClipDataModule:
+    """The data module of a spec."""
+    data: ClipDataModule = plugins.create("datasets", text)
+    return data
+
+
+def match_classes(model: VideoModel, data: ClipDataModule, class_map: Path | None) -> torch.Tensor:
+    """The model's class of each class of the data set; names a model that came without class names."""
+    mapping = None if class_map is None else classes.read_class_map(class_map)
+    indices = classes.match(data.classes, model.classes, mapping, logits=count_logits(model, data))
+    if not model.classes:
+        model.classes = data.classes
+    return torch.tensor(indices)
+
+
+def count_logits(model: VideoModel, data: ClipDataModule) -> int:
+    """How many logits the network gives, asked with one clip of zeros; raises `ModelError` where it gives none."""
+    wanted = data.clip_input
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, 3, wanted.length, *wanted.size))
+    except Exception as error:
+        raise ModelError(
+            f"the model does not take clips of shape (1, 3, {wanted.length}, {wanted.size[0]}, {wanted.size[1]}): {error}"
+        ) from error
+    if logits.ndim != 2 or len(logits) != 1:
+        raise ModelError(f"the model must give logits of shape (N, classes), not {tuple(logits.shape)} for one clip")
+    count = int(logits.shape[1])
+    if model.classes and len(model.classes) != count:
+        raise ModelError(f"the model names {len(model.classes)} classes but gives {count} logits")
+    return count
+
+
+def check_target(target: str, model: VideoModel) -> None:
+    """Raise `ModelError` where the target is neither label, predicted, nor a class of the model."""
+    if target not in ("label", "predicted", *model.classes):
+        known = ["label", "predicted", *model.classes]
+        raise ModelError(f"--target {target!r} is neither label, predicted nor a class; {did_you_mean(target, known)}")
+
+

@@ -1,0 +1,230 @@
+"""The main job: plan, explain and score under Lightning's Trainer, commit batch by batch, and show what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from vidattr_bench import perturbation, plugins, provenance, report
+from vidattr_bench.datamodule import Work
+from vidattr_bench.errors import RunError
+from vidattr_bench.evaluation import Evaluation, Rows, Subject, unreadable_rows
+from vidattr_bench.plan import Plan, prepare
+from vidattr_bench.progress import RunProgress
+from vidattr_bench.settings import Settings, from_mapping
+from vidattr_bench.store import Cell, Store, read_yaml
+from vidattr_bench.text import slug
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes:
+        folder: where it lies.
+        failed: cells that failed or are missing.
+    """
+
+    folder: Path
+    failed: int = 0
+
+    def scores(self) -> pd.DataFrame:
+        """One row a (clip, method, metric, seed)."""
+        return Store(self.folder).scores()
+
+    def costs(self) -> pd.DataFrame:
+        """One row a (clip, method, step)."""
+        return Store(self.folder).costs()
+
+    def curves(self) -> pd.DataFrame:
+        """One row a point of a perturbation curve."""
+        return Store(self.folder).curves()
+
+    def summary(self) -> pd.DataFrame:
+        """One row a (method, metric, subset) with mean, interval and chance."""
+        return report.summary(Store(self.folder))
+
+
+class Explainer(LightningModule):
+    """Explains and scores one batch of the plan a step, and commits its rows.
+
+    Args:
+        subject: what the run asks.
+        plan: the run's plan.
+        store: where rows go.
+        missing: the cells still owed.
+        progress: told of every cell and finished batch.
+    """
+
+    def __init__(
+        self, subject: Subject, plan: Plan, store: Store, missing: Collection[Cell], progress: RunProgress
+    ) -> None:
+        super().__init__()
+        self.model = subject.model
+        self.subject, self.plan, self.store, self.progress = subject, plan, store, progress
+        self.missing = missing
+        self.pictured = plan.pictured()
+
+    def predict_step(self, work: Work, batch_idx: int) -> None:
+        """Rows of one batch, committed before the next begins."""
+        rows = Rows()
+        if work.batch is not None:
+            with torch.inference_mode(False), torch.no_grad():
+                evaluation = Evaluation(self.subject, work.batch)
+                rows = evaluation.run(self.missing, self._keeps, self.progress.cell)
+            self._save_maps(work, rows)
+        groups = {ref.id: ref.group for ref in self.plan.data.plan[work.number]}
+        for clip in work.unreadable:
+            rows.scores += unreadable_rows(self.subject, clip, groups[clip.id], self.missing)
+        self.store.write(work.number, rows.tables())
+        self.progress.advance(len(groups))
+
+    def _keeps(self, clip: str) -> bool:
+        return self.plan.settings.save_maps or clip in self.pictured
+
+    def _save_maps(self, work: Work, rows: Rows) -> None:
+        assert work.batch is not None
+        for (clip, label), relevance in rows.maps.items():
+            self.store.write_array(f"maps/{slug(clip)}/{slug(label)}.npy", relevance.numpy().astype(np.float16))
+        for i, clip in enumerate(work.batch.ids):
+            if clip in self.pictured:
+                pixels = (work.batch.frames[i].permute(1, 2, 3, 0) * 255).round().byte().cpu().numpy()
+                self.store.write_array(f"clips/{slug(clip)}/frames.npy", pixels)
+                self.store.write_array(f"clips/{slug(clip)}/tubes.npy", work.batch.tubes[i].cpu().numpy())
+
+
+def run(config: Path | None = None, **options: Any) -> Run:
+    """Run the benchmark from Python: options as those of `Settings`; lists stand for tuples.
+
+    Raises:
+        UserError: bad usage or bad input, before anything has been computed.
+    """
+    given = read_yaml(config) if config is not None else {}
+    return execute(from_mapping({**given, **options}, "run()"), Console(stderr=True))
+
+
+def execute(settings: Settings, console: Console) -> Run:
+    """Do what the settings ask, resuming what an earlier process left in the folder."""
+    _quiet_lightning()
+    plan = prepare(settings)
+    store = Store(plan.folder)
+    store.create()
+    if rank_zero_only.rank:  # another rank of a job whose rank 0 holds the lock
+        return _execute(plan, store, Console(quiet=True))
+    with store.locked():
+        return _execute(plan, store, console)
+
+
+def _execute(plan: Plan, store: Store, console: Console) -> Run:
+    trainer = _trainer(plan.settings)
+    device = trainer.strategy.root_device
+    provenance.check_resumable(plan, store, device)
+    for path in [] if rank_zero_only.rank else store.set_aside_corrupt():
+        console.print(f"set aside, to be computed anew: {path}", highlight=False, markup=False)
+    missing = owed(plan) - store.finished()
+    unfinished = {cell.clip for cell in missing}
+    plan.data.pending = [n for n in plan.numbers() if any(ref.id in unfinished for ref in plan.refs([n]))]
+    if missing:
+        subject = _subject(plan, _forward_batch(plan, store, device))
+        provenance.record(plan, store, device, subject.forward_batch)
+        _predict(trainer, subject, plan, store, missing, console)
+    if rank_zero_only.rank:
+        return Run(store.folder)
+    failed = _count_failed(plan, store)
+    report.finish(store, console)
+    return Run(store.folder, failed)
+
+
+def owed(plan: Plan) -> set[Cell]:
+    """Every cell of this shard."""
+    subject = _subject(plan, 1)
+    return {cell for ref in plan.refs(plan.numbers()) for cell in subject.cells(ref.id)}
+
+
+def _subject(plan: Plan, forward_batch: int) -> Subject:
+    constants = {
+        "dataset": plugins.label("datasets", plan.data),
+        "split": plan.data.split_name,
+        "model": plan.model.name,
+        "weights": plan.facts["weights"],
+    }
+    settings = plan.settings
+    return Subject(
+        plan.model,
+        plan.methods,
+        plan.metrics,
+        plan.to_model,
+        settings.target,
+        settings.seed,
+        forward_batch,
+        constants,
+    )
+
+
+def _trainer(settings: Settings) -> Trainer:
+    devices = int(settings.devices) if settings.devices.lstrip("-").isdigit() else settings.devices
+    try:
+        return Trainer(
+            accelerator=settings.accelerator,
+            devices=devices,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            precision=settings.precision,  # type: ignore[arg-type]
+            inference_mode=False,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except Exception as error:
+        raise RunError(f"Lightning cannot set up this run: {error}") from error
+
+
+def _predict(
+    trainer: Trainer, subject: Subject, plan: Plan, store: Store, missing: set[Cell], console: Console
+) -> None:
+    torch.backends.cudnn.allow_tf32 = False
+    with RunProgress(len(plan.refs(plan.data.pending)), console) as progress:
+        try:
+            trainer.predict(
+                Explainer(subject, plan, store, missing, progress), datamodule=plan.data, return_predictions=False
+            )
+        except SystemExit as error:  # how Lightning ends after Ctrl-C
+            raise KeyboardInterrupt from error
+    trainer.strategy.barrier()
+
+
+def _forward_batch(plan: Plan, store: Store, device: torch.device) -> int:
+    """The option, else what run.yaml keeps, else what a measurement finds best on this device."""
+    kept = plan.settings.forward_batch or store.settings().get("forward_batch")
+    if kept is not None:
+        return int(kept)
+    work = next((w for n in plan.data.pending if (w := plan.data.read(n, plan.data.plan[n])).batch is not None), None)
+    if work is None or work.batch is None:
+        return 1
+    model = plan.model.to(device)
+    return perturbation.measure_forward_batch(model, model.normalise(work.batch.frames[:1].to(device))[0])
+
+
+def _count_failed(plan: Plan, store: Store) -> int:
+    """Cells of this shard that failed, or that a dead rank never wrote."""
+    return len(owed(plan) - store.finished())
+
+
+def _quiet_lightning() -> None:
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="lightning_fabric")
