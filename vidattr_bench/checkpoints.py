@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vidattr_bench.errors import ModelError
+from vidattr_bench.model import ClipInput, ModelEntry, VideoModel
 
 _KEY = "vidattr_bench"
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
@@ -178,6 +179,37 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ModelError(f"{path} is no readable safetensors file: {error}; copy or download it again") from error
     return tensors
+
+
+def trained_model(entry: ModelEntry, path: Path, name: str, feature_layer: str | None = None) -> VideoModel:
+    """The model that the `train` command wrote: its classes, normalisation and clip input are those in the file.
+
+    Raises:
+        ModelError: the file is missing, was not written by `train`, or holds another architecture.
+    """
+    record = read_metadata(path)
+    lacking = [key for key in ("classes", "mean", "std", "input") if key not in record]
+    if lacking:
+        raise ModelError(f"{path} does not say its {', '.join(lacking)}; use a file that the train command wrote")
+    net = entry.network(len(record["classes"]))
+    load_checkpoint(path, net)
+    return VideoModel(net, record["classes"], **preprocessing(record, path), feature_layer=feature_layer, name=name)
+
+
+def preprocessing(extras: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The `mean`, `std` and `input` of a `VideoModel` as the `train` command recorded them; {} in another's file.
+
+    Raises:
+        ModelError: the record does not describe a clip.
+    """
+    if not {"mean", "std", "input"} <= extras.keys():
+        return {}
+    try:
+        wanted = {key: tuple(value) if isinstance(value, list) else value for key, value in extras["input"].items()}
+        mean, std = ([float(value) for value in extras[key]] for key in ("mean", "std"))
+        return {"mean": mean, "std": std, "input": ClipInput(**wanted)}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} describes its normalisation or clip input wrongly: {error}") from error
 
 
 def _existing(path: Path) -> Path:

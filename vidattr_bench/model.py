@@ -127,6 +127,9 @@ class VideoModel(nn.Module):
         """Logits (N, K) of normalised clips (N, C, T, H, W); counts N forwards, and N backwards when gradients return."""
         self.calls.forwards += len(x)
         logits: Tensor = self.net(x)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(f"the network must give logits (N, K) for {len(x)} clips; it gave {found}")
         if logits.requires_grad:
             logits.register_hook(lambda _: self._count_backward(len(x)))
         return logits
@@ -212,9 +215,9 @@ def _recording(net: nn.Module) -> Iterator[_Probe]:
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(module, nn.Linear) and args[0].ndim == 2:
+            if isinstance(module, nn.Linear) and args and args[0].ndim == 2:
                 probe.linears.append((name, args[0], output))
-            elif isinstance(output, Tensor) and output.ndim == 5:
+            elif isinstance(output, Tensor) and output.ndim == 5 and len(output) == 1:
                 probe.volumes.append((name, output.shape, output.mean((2, 3, 4))))
 
         return hook
@@ -233,9 +236,13 @@ class ModelEntry(ABC):
 
     Attributes:
         input: the clip the architecture was made for.
+        mean: per-channel mean that `train` subtracts from the pixels, as `build` does; None: pixels go in as they are.
+        std: per-channel divisor.
     """
 
     input: ClassVar[ClipInput] = ClipInput()
+    mean: ClassVar[tuple[float, ...] | None] = None
+    std: ClassVar[tuple[float, ...] | None] = None
 
     @abstractmethod
     def network(self, classes: int) -> nn.Module:

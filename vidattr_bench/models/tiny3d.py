@@ -1,0 +1,72 @@
+"""Tiny3D: the small 3-D CNN of the embedded benchmark, its weights part of the package."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+
+from vidattr_bench.checkpoints import trained_model
+from vidattr_bench.errors import ModelError
+from vidattr_bench.model import ClipInput, ModelEntry, VideoModel
+
+_SHIPPED = Path(__file__).resolve().parent.parent / "weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny3D(ModelEntry):
+    """A 3-D CNN of four convolutions with batch norm and ReLU, global average pooling and a linear head.
+
+    Trained on planted_actions by the `train` command with several seeds; docs/planted_actions.md has its figures. A
+    16 x 48 x 64 clip has 64 x 8 x 12 x 16 features.
+
+    Attributes:
+        checkpoint: a safetensors file written by `train`; by default the shipped weights.
+        seed: training seed of the shipped weights: 0, 1 or 2.
+    """
+
+    name: ClassVar[str] = "tiny3d"
+    input: ClassVar[ClipInput] = ClipInput(length=16, size=(48, 64))
+    mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
+    std: ClassVar[tuple[float, ...]] = (0.25, 0.25, 0.25)
+
+    checkpoint: Path | None = None
+    seed: int = 0
+
+    def network(self, classes: int) -> nn.Module:
+        """Normalised clips (N, 3, T, H, W) -> logits (N, classes); any T, H and W from 8 on."""
+        return nn.Sequential(
+            OrderedDict(
+                stem=_block(3, 16, kernel=3, stride=(1, 2, 2)),
+                motion=_block(16, 32, kernel=3, stride=(2, 2, 2)),
+                context=_block(32, 32, kernel=3),
+                features=_block(32, 64, kernel=1),
+                pool=nn.AdaptiveAvgPool3d(1),
+                flatten=nn.Flatten(),
+                head=nn.Linear(64, classes),
+            )
+        )
+
+    def build(self) -> VideoModel:
+        """The trained model; raises `ModelError` where there are no such weights."""
+        path = self.checkpoint or _SHIPPED / f"tiny3d-{self.seed}.safetensors"
+        if self.checkpoint is None and not path.is_file():
+            raise ModelError(f"tiny3d:seed={self.seed} is not shipped; there are: {', '.join(_shipped_seeds())}")
+        return trained_model(self, path, feature_layer="features", name=self.name)
+
+
+def _shipped_seeds() -> list[str]:
+    return sorted(path.stem.removeprefix("tiny3d-") for path in _SHIPPED.glob("tiny3d-*.safetensors"))
+
+
+def _block(channels: int, filters: int, kernel: int, stride: int | tuple[int, int, int] = 1) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv3d(channels, filters, kernel, stride, padding=kernel // 2, bias=False),
+            norm=nn.BatchNorm3d(filters),
+            relu=nn.ReLU(),
+        )
+    )

@@ -1,0 +1,147 @@
+"""The engine of the `train` command: any network of the zoo on any data set, by Lightning's `Trainer.fit`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from vidattr_bench.checkpoints import save_checkpoint
+from vidattr_bench.datamodule import ClipDataModule
+from vidattr_bench.errors import DataError, ModelError
+from vidattr_bench.model import ModelEntry
+from vidattr_bench.plugins import label
+
+
+def train(
+    dataset: ClipDataModule,
+    model: ModelEntry,
+    output: Path,
+    *,
+    epochs: int = 8,
+    lr: float = 3e-3,
+    batch_size: int = 32,
+    seed: int = 0,
+    workers: int = 0,
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+    precision: Any = "32-true",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train `model` from scratch on the train part of `dataset` and write a checkpoint that its entry can load.
+
+    The last weights are kept: nothing is chosen by the accuracy, which is measured once, at the end, on the data set's
+    own part. On a CPU, equal arguments and threads give equal weights.
+
+    Args:
+        dataset: data module whose own `part` is held out.
+        model: entry whose untrained network is trained.
+        output: safetensors file to write.
+        epochs: passes over the train part.
+        lr: peak of the one-cycle schedule of AdamW.
+        batch_size: clips per step.
+        seed: of the initial weights and of the order of clips.
+        workers: processes that decode or render.
+        accelerator: as Lightning's Trainer takes it.
+        devices: as Lightning's Trainer takes it.
+        precision: as Lightning's Trainer takes it.
+        progress: show a progress bar.
+
+    Returns:
+        The record that the checkpoint carries: what was trained on what and how, loss, held_out clips, accuracy.
+
+    Raises:
+        DataError: the data set names no classes, or has no clips.
+        ModelError: the loss is no longer finite.
+    """
+    if len(dataset.classes) < 2:
+        raise DataError(
+            f"{label('datasets', dataset)} names {len(dataset.classes)} classes; training needs two or more"
+        )
+    pl.seed_everything(seed, verbose=False)
+    dataset.adapt(model.input)
+    dataset.batch_size, dataset.seed, dataset.workers = batch_size, seed, workers
+    classifier = _Classifier(model, len(dataset.classes), lr)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,
+        deterministic=True,
+        enable_progress_bar=progress,
+        callbacks=[TQDMProgressBar(refresh_rate=10)] if progress else [],
+        **_QUIET,
+    )
+    trainer.fit(classifier, train_dataloaders=dataset.train_dataloader())
+    trainer.validate(classifier, dataset.val_dataloader(), verbose=False)
+    record = {
+        "dataset": label("datasets", dataset),
+        "model": label("models", model),
+        "settings": {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "precision": str(precision)},
+        **{name: value.item() for name, value in trainer.callback_metrics.items()},
+    }
+    if trainer.is_global_zero:
+        save_checkpoint(output, classifier.net, _metadata(dataset, model, record))
+    return record
+
+
+# The checkpoint is ours, and the last weights are wanted whatever the accuracy: no validation on the way.
+_QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+def _metadata(dataset: ClipDataModule, model: ModelEntry, record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "classes": list(dataset.classes),
+        "mean": model.mean,
+        "std": model.std,
+        "input": dataclasses.asdict(dataset.clip_input),
+        "training": record,
+    }
+
+
+class _Classifier(pl.LightningModule):
+    """Cross-entropy on normalised clips; AdamW with one cycle of the learning rate."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: ModelEntry, classes: int, lr: float) -> None:
+        super().__init__()
+        self.net, self.lr = model.network(classes), lr
+        self.register_buffer("mean", torch.tensor(model.mean or (0.0,)).view(1, -1, 1, 1, 1))
+        self.register_buffer("std", torch.tensor(model.std or (1.0,)).view(1, -1, 1, 1, 1))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        logits: Tensor = self.net((frames - self.mean) / self.std)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        frames, labels = batch
+        loss = nn.functional.cross_entropy(self(frames), labels)
+        if not torch.isfinite(loss):
+            raise ModelError(f"the loss is {loss.item()} at step {self.global_step}; train with a lower lr")
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        frames, labels = batch
+        right = (self(frames).argmax(1) == labels).float()
+        self.log("accuracy", right.mean(), batch_size=len(labels), sync_dist=True)
+        self.log("held_out", float(len(labels)), reduce_fx="sum", sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimiser = torch.optim.AdamW(self.parameters(), lr=self.lr)
+        steps = int(self.trainer.estimated_stepping_batches)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
