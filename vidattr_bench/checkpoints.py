@@ -205,7 +205,9 @@ def preprocessing(extras: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if not {"mean", "std", "input"} <= extras.keys():
         return {}
     try:
-        wanted = {key: tuple(value) if isinstance(value, list) else value for key, value in extras["input"].items()}
+        wanted: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in extras["input"].items()
+        }
         mean, std = ([float(value) for value in extras[key]] for key in ("mean", "std"))
         return {"mean": mean, "std": std, "input": ClipInput(**wanted)}
     except (AttributeError, TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from vidattr_bench.checkpoints import class_names, fit, load_state
+from vidattr_bench.checkpoints import class_names, fit, load_state, preprocessing
 from vidattr_bench.errors import ModelError
 from vidattr_bench.model import ClipInput, ModelEntry, VideoModel
 
@@ -42,7 +42,8 @@ class R2Plus1DLight(ModelEntry):
         classes = class_names(extras, self.checkpoint)
         net = self.network(len(classes) or len(state.get("classifier.bias", ())))
         fit(net, state, self.checkpoint)
-        return VideoModel(net, classes, feature_layer="conv3.0", input=self.input, name=self.name)
+        described = {"input": self.input, **preprocessing(extras, self.checkpoint)}
+        return VideoModel(net, classes, **described, feature_layer="conv3.0", name=self.name)
 
 
 class _R2Plus1DLight(nn.Module):
