@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.model import VideoModel
-from vidattr_bench.requirements import missing
+from vidattr_bench.requirements import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,22 +69,23 @@ class AttributionMethod(ABC):
     ) -> Tensor:
         """Relevance, float32 (N, T, H, W), larger = more evidence for the target.
 
-        Frames are cloned, gradients are on whatever mode the caller runs in, and no hook, gradient or changed mode stays
-        behind, even after an error.
+        Frames are cloned, gradients are on whatever mode the caller runs in, and no hook, gradient or changed mode
+        stays behind, even after an error.
 
         Raises:
             NotApplicableError: the model lacks what the method requires.
-            ValueError: a stochastic method without seeds, the oracle without tubes, or a map of the wrong shape.
+            ValueError: frames, targets or the map have the wrong shape, a stochastic method got no seeds, the oracle no
+                tubes.
             FloatingPointError: the map is not finite.
         """
-        extra = self._extra(len(frames), seeds, tubes)
+        if frames.ndim != 5 or targets.shape != frames.shape[:1]:
+            shapes = f"{tuple(frames.shape)} and {tuple(targets.shape)}"
+            raise ValueError(f"frames must be (N, C, T, H, W) and targets (N,); their shapes are {shapes}")
         with torch.inference_mode(False), torch.enable_grad(), _untouched(model):
-            frames = frames.detach().clone()
+            frames, targets = frames.detach().clone(), targets.to(frames.device, copy=True)
             for name in self.requires:
-                reason = missing(name, model, frames)
-                if reason is not None:
-                    raise NotApplicableError(reason)
-            native = self.attribute(model, frames, targets.clone(), *extra)
+                require(name, model, frames)
+            native = self.attribute(model, frames, targets, *self._extra(frames, seeds, tubes))
             relevance = self._resize(native.detach().float(), frames)
         finite = relevance.flatten(1).isfinite().all(1)
         if not bool(finite.all()):
@@ -95,23 +95,22 @@ class AttributionMethod(ABC):
             )
         return relevance
 
-    def _extra(self, n: int, seeds: Sequence[int] | None, tubes: Tensor | None) -> tuple[Any, ...]:
+    def _extra(self, frames: Tensor, seeds: Sequence[int] | None, tubes: Tensor | None) -> tuple[Any, ...]:
         if self.needs_truth:
             if tubes is None:
                 raise ValueError(f"{type(self).__name__} needs the tubes")
-            return (tubes.clone(),)
+            return (tubes.to(frames.device, copy=True),)
         if not self.stochastic:
             return ()
-        if seeds is None or len(seeds) != n:
+        if seeds is None or len(seeds) != len(frames):
             raise ValueError(f"{type(self).__name__} is stochastic: give one seed a clip")
         return (list(seeds),)
 
     def _resize(self, native: Tensor, frames: Tensor) -> Tensor:
         n, _, t, h, w = frames.shape
         if native.ndim != 4 or len(native) != n:
-            raise ValueError(
-                f"{type(self).__name__}.attribute gave shape {tuple(native.shape)}; it must be (N, t, h, w) with N = {n}"
-            )
+            found = tuple(native.shape)
+            raise ValueError(f"{type(self).__name__}.attribute gave {found}; it must be (N, t, h, w) with N = {n}")
         if native.shape[1:] == (t, h, w):
             return native.clone()
         align = None if self.interpolation == "nearest" else False
@@ -121,16 +120,15 @@ class AttributionMethod(ABC):
 @contextmanager
 def _untouched(model: VideoModel) -> Iterator[None]:
     """Restore modes, requires_grad, gradients and hooks of every module, whatever happens inside."""
-    tables = [table for module in model.modules() for table in _hook_tables(module)]
-    hooks = [(table, dict(table)) for table in tables]
+    hooks = [(table, dict(table)) for module in model.modules() for table in hook_tables(module)]
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
         yield
     finally:
         for table, before in hooks:
-            for key in [key for key in table if key not in before]:
-                del table[key]
+            table.clear()
+            table.update(before)
         for module, training in modes:
             module.training = training
         for parameter, requires_grad, grad in flags:
@@ -138,6 +136,8 @@ def _untouched(model: VideoModel) -> Iterator[None]:
             parameter.grad = grad
 
 
-def _hook_tables(module: torch.nn.Module) -> list[dict[int, Any]]:
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return [getattr(module, name) for name in names]
+def hook_tables(module: torch.nn.Module) -> list[dict[int, Any]]:
+    """The tables in which torch keeps the hooks of a module."""
+    forward = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+    before = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+    return [getattr(module, name) for name in (*forward, *before, "_backward_hooks", "_backward_pre_hooks")]

@@ -64,7 +64,7 @@ class LinearHead:
 
 
 class VideoModel(nn.Module):
-    """A frozen network in eval mode with its classes and normalisation: frames (N, C, T, H, W) in [0, 1] -> logits (N, K).
+    """A frozen network in eval mode with classes and normalisation: frames (N, C, T, H, W) in [0, 1] -> logits (N, K).
 
     Args:
         net: any module that maps normalised clips (N, C, T, H, W) to logits (N, K). It is put in eval mode, frozen, and
@@ -72,8 +72,8 @@ class VideoModel(nn.Module):
         classes: K names, in the order of the logits; empty where only the data set knows them.
         mean: per-channel mean subtracted from the pixels; None where the network takes pixels as they are.
         std: per-channel divisor.
-        feature_layer: the module that CAM-type methods read; by default the last one whose output has t > 1; "" says that
-            no module has activations over time and space.
+        feature_layer: the module that CAM-type methods read; by default the last one whose output has t > 1; "" says
+            that no module has activations over time and space.
         input: what the network wants to be fed.
         name: how tables call it.
 
@@ -124,14 +124,18 @@ class VideoModel(nn.Module):
         return (frames - self.mean) / self.std
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of normalised clips (N, C, T, H, W); counts N forwards, and N backwards when gradients return."""
+        """Logits (N, K) of normalised clips (N, C, T, H, W); N forwards are counted, and N backwards per backward pass.
+
+        Raises:
+            ModelError: the network gives something else.
+        """
         self.calls.forwards += len(x)
         logits: Tensor = self.net(x)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(f"the network must give logits (N, K) for {len(x)} clips; it gave {found}")
         if logits.requires_grad:
-            logits.register_hook(lambda _: self._count_backward(len(x)))
+            logits.register_hook(lambda _: self._count_backward(len(x)))  # type: ignore[no-untyped-call]
         return logits
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -143,7 +147,7 @@ class VideoModel(nn.Module):
 
     def module(self, layer: str) -> nn.Module:
         """The module called `layer`; raises `ModelError` with the nearest names."""
-        modules = dict(self.net.named_modules())
+        modules: dict[str, nn.Module] = dict(self.net.named_modules())
         if layer not in modules:
             raise ModelError(f"the network has no layer {layer!r}; {did_you_mean(layer, [k for k in modules if k])}")
         return modules[layer]

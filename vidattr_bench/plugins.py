@@ -13,7 +13,8 @@ import importlib.util
 import inspect
 import re
 import warnings
-from collections.abc import Iterator
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,12 @@ def available(kind: str) -> dict[str, Plugin]:
         raise PluginError(f"unknown kind of plug-in {kind!r}; {did_you_mean(kind, KINDS)}")
     found: dict[str, Plugin] = {}
     for plugin in [*_built_in(kind), *_third_party(kind)]:
-        if plugin.name in found:
-            raise PluginError(
-                f"two plug-ins of kind {kind} are called {plugin.name!r}: {found[plugin.name].path} and "
-                f"{plugin.path}; rename one of them"
-            )
-        found[plugin.name] = plugin
-    return dict(sorted(found.items()))
+        for name in (plugin.name, *plugin.aliases):
+            other = found.setdefault(name, plugin)
+            if other is not plugin:
+                where = f"{other.path} and {plugin.path}"
+                raise PluginError(f"two plug-ins of kind {kind} are called {name!r}: {where}; rename one of them")
+    return {name: plugin for name, plugin in sorted(found.items()) if name == plugin.name}
 
 
 def load(kind: str, name: str) -> type[Any]:
@@ -95,39 +95,38 @@ def create(kind: str, text: str, **options: Any) -> Any:
         PluginError: unknown name or option ("did you mean"), or a value of the wrong type.
     """
     parsed = specs.parse(text)
-    cls = load(kind, parsed.name)
+    return configure(load(kind, parsed.name), parsed, **options)
+
+
+def configure(cls: type[Any], parsed: specs.Spec, **options: Any) -> Any:
+    """An instance of a plug-in's class with the options of a spec; the rest as in `create`."""
     fields = [field.name for field in dataclasses.fields(cls) if field.init]
     for key in [*parsed.options, *options]:
         if key not in fields:
             raise PluginError(f"{parsed.name} has no option {key!r}; {did_you_mean(key, fields)}")
+    texts = {key: value for key, value in parsed.options.items() if key not in options}
     try:
-        return cls(**{**_convert(cls, parsed), **options})
-    except (TypeError, ValueError) as error:
-        raise PluginError(f"cannot configure {text!r}: {error}") from error
+        return cls(**_convert(cls, fields, texts), **options)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise PluginError(f"cannot configure {parsed.name}: {' '.join(str(error).split())}") from error
 
 
-def _convert(cls: type[Any], parsed: specs.Spec) -> dict[str, Any]:
+def _convert(cls: type[Any], fields: Sequence[str], texts: dict[str, str]) -> dict[str, Any]:
     """Typed values of the options, by jsonargparse, which knows unions, literals, tuples and paths."""
-    from argparse import ArgumentError
-
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        parser.add_class_arguments(cls, None)
-    try:
-        values = parser.parse_object(dict(parsed.options)).as_dict()
-    except ArgumentError as error:
-        raise PluginError(f"cannot configure {parsed.name!r}: {error}") from error
-    return {key: values[key] for key in parsed.options}
+        parser.add_class_arguments(cls, None, skip=set(fields) - set(texts))
+    return dict(parser.parse_object(texts).as_dict())
 
 
 def name_of(kind: str, cls: type[Any]) -> str:
-    """The plug-in name of a class: its declared `name`, else its file's (methods, datasets) or snake case."""
-    declared = cls.__dict__.get("name")
-    if isinstance(declared, str):
-        return declared
+    """The name under which a class is found as a plug-in; of one that is not installed, what its file would give it."""
+    for plugin in available(kind).values():
+        if plugin.entry.value == f"{cls.__module__}:{cls.__name__}":
+            return plugin.name
     return _default_name(kind, cls.__module__.rpartition(".")[2], cls.__name__)
 
 
@@ -136,9 +135,13 @@ def label(kind: str, plugin: Any) -> str:
     options = {
         field.name: getattr(plugin, field.name)
         for field in dataclasses.fields(plugin)
-        if field.init and getattr(plugin, field.name) != field.default
+        if field.init and getattr(plugin, field.name) != _default(field)
     }
     return specs.render(name_of(kind, type(plugin)), options)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def full_spec(kind: str, plugin: Any) -> str:
@@ -170,9 +173,10 @@ def _third_party(kind: str) -> Iterator[Plugin]:
         path = _source(module)
         if path is None:
             raise PluginError(f"the entry point {entry.name} = {entry.value} names a module that is not installed")
-        for plugin in _read(kind, path, module, only=attribute):
-            renamed = EntryPoint(entry.name, plugin.entry.value, plugin.entry.group)
-            yield dataclasses.replace(plugin, entry=renamed)
+        plugins = list(_read(kind, path, module, only=attribute))
+        for plugin in plugins:
+            name = entry.name if len(plugins) == 1 else plugin.name
+            yield dataclasses.replace(plugin, entry=EntryPoint(name, plugin.entry.value, plugin.entry.group))
 
 
 def _source(module: str) -> Path | None:
@@ -217,14 +221,19 @@ def _read(kind: str, path: Path, module: str, only: str = "") -> Iterator[Plugin
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    """The literal class attributes of a class: `name` and `aliases` are read from here."""
+    """The literal class attributes `name` and `aliases`; a field of that name is none."""
     constants: dict[str, Any] = {}
     for item in node.body:
-        target = item.target if isinstance(item, ast.AnnAssign) else None
-        if isinstance(item, ast.Assign) and len(item.targets) == 1:
-            target = item.targets[0]
-        if isinstance(target, ast.Name) and target.id in ("name", "aliases") and item.value is not None:  # type: ignore[attr-defined]
-            constants[target.id] = ast.literal_eval(item.value)  # type: ignore[attr-defined]
+        target: ast.expr
+        value: ast.expr | None
+        if isinstance(item, ast.AnnAssign) and "ClassVar" in ast.unparse(item.annotation):
+            target, value = item.target, item.value
+        elif isinstance(item, ast.Assign) and len(item.targets) == 1:
+            target, value = item.targets[0], item.value
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id in ("name", "aliases") and value is not None:
+            constants[target.id] = ast.literal_eval(value)
     return constants
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,25 +11,47 @@ from torch import Tensor, nn
 from vidattr_bench.errors import NotApplicableError, PluginError, did_you_mean
 from vidattr_bench.model import VideoModel
 
-# Elementwise activations by the name of their autograd node; only ReLU has a reversal rule.
+# What else may act as a nonlinearity, by the name of its autograd node; only ReLU has a reversal rule.
 _OTHER_ACTIVATIONS = {
     "GeluBackward0": "GELU",
     "SiluBackward0": "SiLU",
     "EluBackward0": "ELU",
+    "CeluBackward0": "CELU",
     "LeakyReluBackward0": "LeakyReLU",
     "HardswishBackward0": "Hardswish",
     "HardsigmoidBackward0": "Hardsigmoid",
+    "HardshrinkBackward0": "Hardshrink",
+    "SoftshrinkBackward0": "Softshrink",
     "HardtanhBackward0": "Hardtanh or ReLU6",
     "MishBackward0": "Mish",
     "SoftplusBackward0": "Softplus",
     "PreluKernelBackward0": "PReLU",
+    "RreluWithNoiseBackward0": "RReLU",
     "SigmoidBackward0": "sigmoid",
+    "LogSigmoidBackward0": "LogSigmoid",
     "TanhBackward0": "tanh",
+    "GluBackward0": "GLU",
+    "ThresholdBackward0": "a threshold",
+    "ClampBackward1": "clamp",
+    "ClampMinBackward0": "clamp",
+    "MaximumBackward0": "a maximum of two tensors",
+    "MkldnnRnnLayerBackward0": "a recurrent layer",
+    "CudnnRnnBackward0": "a recurrent layer",
+    "ThnnFusedLstmCellBackward0": "a recurrent layer",
+    "ThnnFusedGruCellBackward0": "a recurrent layer",
 }
+_MAX_POOLS = ("MaxPool2DWithIndicesBackward0", "MaxPool3DWithIndicesBackward0")
+
+
+def require(requirement: str, model: VideoModel, frames: Tensor) -> None:
+    """Raise `NotApplicableError` with the reason where `model` lacks `requirement` on clips like `frames`."""
+    reason = missing(requirement, model, frames)
+    if reason is not None:
+        raise NotApplicableError(reason)
 
 
 def missing(requirement: str, model: VideoModel, frames: Tensor) -> str | None:
-    """Why `model` lacks `requirement` on clips like `frames`, or None."""
+    """Why `model` lacks `requirement` on clips like `frames`, or None; found out once for clips of one shape."""
     if requirement not in CHECKS:
         raise PluginError(f"unknown requirement {requirement!r}; {did_you_mean(requirement, CHECKS)}")
     key = (requirement, tuple(frames.shape[1:]), frames.device)
@@ -41,41 +62,63 @@ def missing(requirement: str, model: VideoModel, frames: Tensor) -> str | None:
 
 
 def relu_modules(model: VideoModel, frames: Tensor) -> str | None:
-    """Every activation is an `nn.ReLU` module, so that a rule can be hooked to each of its uses."""
-    calls: Counter[str] = Counter()
+    """Every activation is a use of an `nn.ReLU` module, so that a rule can be hooked to it."""
+    made, nodes = _graph(model, frames, (nn.ReLU,))
+    others = sorted({_OTHER_ACTIVATIONS[node.name()] for node in nodes if node.name() in _OTHER_ACTIVATIONS})
+    if others:
+        return f"the network uses {', '.join(others)}, and only ReLU can be reversed"
+    relus = {node for node in nodes if node.name() == "ReluBackward0"}
+    if not relus:
+        return "the network has no ReLU to reverse"
+    functional = len(relus - made)
+    if functional:
+        return f"{functional} of {len(relus)} ReLUs are functional; only those of nn.ReLU modules can be reversed"
+    return None
 
-    def count(module: nn.Module, args: Any, output: Any) -> None:
-        calls["relu"] += 1
 
-    hooks = [m.register_forward_hook(count) for m in model.net.modules() if isinstance(m, nn.ReLU)]
+def max_pool_modules(model: VideoModel, frames: Tensor) -> str | None:
+    """Every max-pooling is a use of an `nn.MaxPool2d` or `nn.MaxPool3d` module."""
+    made, nodes = _graph(model, frames, (nn.MaxPool2d, nn.MaxPool3d))
+    if any(node.name().startswith("AdaptiveMaxPool") for node in nodes):
+        return "the network pools by adaptive maxima, whose windows differ in size"
+    functional = len({node for node in nodes if node.name() in _MAX_POOLS} - made)
+    return f"{functional} max-poolings are functional; only those of modules can be reversed" if functional else None
+
+
+def _graph(model: VideoModel, frames: Tensor, types: tuple[type[nn.Module], ...]) -> tuple[set[Any], set[Any]]:
+    """The autograd nodes that modules of `types` made, and all nodes that the logits of one clip depend on."""
+    made: set[Any] = set()
+
+    def note(module: nn.Module, args: Any, output: Tensor) -> None:
+        made.add(_beneath_views(output.grad_fn))
+
+    hooks = [module.register_forward_hook(note) for module in model.net.modules() if isinstance(module, types)]
     try:
         with torch.enable_grad():
             logits = model.net(model.normalise(frames[:1].detach()).requires_grad_())
     finally:
         for hook in hooks:
             hook.remove()
-    nodes = _nodes(logits.grad_fn)
-    others = sorted({_OTHER_ACTIVATIONS[name] for name in nodes if name in _OTHER_ACTIVATIONS})
-    if others:
-        return f"the network uses {', '.join(others)}, and only ReLU can be reversed"
-    if nodes["ReluBackward0"] > calls["relu"]:
-        functional = nodes["ReluBackward0"] - calls["relu"]
-        return f"{functional} of {nodes['ReluBackward0']} ReLUs are functional; use nn.ReLU modules so that they can be reversed"
-    return None if nodes["ReluBackward0"] else "the network has no ReLU to reverse"
+    return made, _nodes(logits.grad_fn)
 
 
-def _nodes(root: Any) -> Counter[str]:
-    """The autograd nodes reachable from `root`, counted by name."""
-    counted: Counter[str] = Counter()
-    seen, stack = set(), [root]
+def _beneath_views(node: Any) -> Any:
+    """The node below the squeezes by which pooling drops a batch axis that it has added."""
+    while node is not None and node.name().startswith(("Squeeze", "View")):
+        node = node.next_functions[0][0]
+    return node
+
+
+def _nodes(root: Any) -> set[Any]:
+    """The autograd nodes reachable from `root`, itself included."""
+    seen: set[Any] = set()
+    stack = [root]
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        counted[node.name()] += 1
-        stack.extend(parent for parent, _ in node.next_functions)
-    return counted
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack.extend(parent for parent, _ in node.next_functions)
+    return seen
 
 
 def linear_head(model: VideoModel, frames: Tensor) -> str | None:
@@ -98,6 +141,7 @@ def _reason(ask: Callable[[], object]) -> str | None:
 
 CHECKS: dict[str, Callable[[VideoModel, Tensor], str | None]] = {
     "relu_modules": relu_modules,
+    "max_pool_modules": max_pool_modules,
     "linear_head": linear_head,
     "feature_layer": feature_layer,
 }

@@ -1,10 +1,12 @@
 """Spec strings: `name:key=value,key=value` names a configured plug-in.
 
 A value with commas, spaces, colons, quotes or parentheses is quoted (`root="/my data"`); a nested spec stands in
-parentheses (`of=(grad_cam:pool=frame)`) and stays a string until whoever owns the field parses it.
+parentheses (`of=(grad_cam:pool=frame)`) and stays a string until whoever owns the field parses it. None is written
+`null`, a tuple as a JSON list.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +15,8 @@ from vidattr_bench.errors import PluginError
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _PLAIN = re.compile(r"[^\s,:()\"'=]+")
+_UNQUOTED = re.compile(r"[^,\"'()]*[^,\"'()\s][^,\"'()]*")
+_QUOTED = re.compile(r"""(["'])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,51 +42,46 @@ def parse(text: str) -> Spec:
 
 def _options(text: str, at: int) -> dict[str, str]:
     options: dict[str, str] = {}
-    while at < len(text):
+    while True:
         match = _NAME.match(text, at)
         if match is None or text[match.end() : match.end() + 1] != "=":
             raise _bad(text, at, "expected key=value")
-        if match[0] in options:
-            raise _bad(text, at, f"{match[0]!r} is given twice")
-        options[match[0]], at = _value(text, match.end() + 1)
-        if at < len(text) and text[at] != ",":
+        key = match[0]
+        if key in options:
+            raise _bad(text, at, f"{key!r} is given twice")
+        options[key], at = _value(text, match.end() + 1)
+        if at == len(text):
+            return options
+        if text[at] != ",":
             raise _bad(text, at, "expected ',' between options (quote a value that holds one)")
         at += 1
-    return options
 
 
 def _value(text: str, at: int) -> tuple[str, int]:
+    """The value that begins at `at`, and where it ends."""
     if text[at : at + 1] in ("'", '"'):
-        end = at + 1
-        while end < len(text) and text[end] != text[at]:
-            end += 2 if text[end] == "\\" else 1
-        if end >= len(text):
+        match = _QUOTED.match(text, at)
+        if match is None:
             raise _bad(text, at, "this quote is never closed")
-        return re.sub(r"\\(.)", r"\1", text[at + 1 : end]), end + 1
+        return re.sub(r"\\(.)", r"\1", match[0][1:-1], flags=re.DOTALL), match.end()
     if text[at : at + 1] == "(":
         end = _closing(text, at)
         return text[at + 1 : end], end + 1
-    match = re.compile(r"[^,\"'()]*").match(text, at)
-    assert match is not None
+    match = _UNQUOTED.match(text, at)
+    if match is None:
+        raise _bad(text, at, 'expected a value ("" is the empty one)')
     return match[0].strip(), match.end()
 
 
 def _closing(text: str, at: int) -> int:
-    depth, quote, end = 0, "", at
+    """Where the parenthesis that opens at `at` is closed; those inside quotes do not count."""
+    depth, end = 0, at
     while end < len(text):
-        char = text[end]
-        if quote:
-            if char == "\\":
-                end += 1
-            elif char == quote:
-                quote = ""
-        elif char in "'\"":
-            quote = char
-        elif char in "()":
-            depth += 1 if char == "(" else -1
-            if depth == 0:
-                return end
-        end += 1
+        quoted = _QUOTED.match(text, end)
+        depth += {"(": 1, ")": -1}.get(text[end], 0)
+        if depth == 0:
+            return end
+        end = quoted.end() if quoted else end + 1
     raise _bad(text, at, "this parenthesis is never closed")
 
 
@@ -106,6 +105,19 @@ def render(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "null"
     if isinstance(value, (tuple, list)):
-        return quote("[" + ",".join(map(str, value)) + "]") if value else '"[]"'
-    return quote(str(value))
+        return quote(json.dumps(value, separators=(",", ":"), default=str))
+    if isinstance(value, float):
+        return str(value).replace("inf", ".inf").replace("nan", ".nan")
+    text = str(value)
+    return f"({text})" if _is_nested(text) else quote(text)
+
+
+def _is_nested(text: str) -> bool:
+    """Whether a text is a spec with options, which reads better in parentheses than in quotes."""
+    try:
+        return bool(parse(text).options) and text == text.strip()
+    except PluginError:
+        return False

@@ -1,0 +1,65 @@
+"""Activations of one layer, and gradients with respect to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from vidattr_bench.errors import NotApplicableError
+from vidattr_bench.model import VideoModel
+
+from ._gradients import Score, target_score
+
+
+@contextmanager
+def _captured(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what the module puts out; from there on the forward pass runs on copies that gradients come back to."""
+    seen: list[Tensor] = []
+
+    def hook(module: nn.Module, args: object, output: object) -> object:
+        if not isinstance(output, Tensor):
+            raise NotApplicableError(f"the layer puts out a {type(output).__name__}, not one tensor")
+        # Cloned twice: a later ReLU may work in place, on what it is handed, never on the activation kept here.
+        seen.append(output.detach().clone().requires_grad_())
+        return seen[-1].clone()
+
+    with module.register_forward_hook(hook):
+        yield seen
+
+
+def _forward(model: VideoModel, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """The layer's activations (N, C, t, h, w) and the logits computed from them."""
+    with _captured(model.module(layer)) as seen:
+        logits = model.logits(x)
+    if len(seen) != 1:
+        raise NotApplicableError(f"layer {layer!r} runs {len(seen)} times in a forward pass; name one that runs once")
+    (A,) = seen
+    if A.ndim != 5 or len(A) != len(x):
+        raise NotApplicableError(f"layer {layer!r} puts out {tuple(A.shape)}, not activations (N, C, t, h, w)")
+    return A, logits
+
+
+def activations(model: VideoModel, x: Tensor, layer: str) -> Tensor:
+    """What `layer` puts out on normalised clips x, (N, C, t, h, w).
+
+    Raises:
+        NotApplicableError: the layer runs more than once, or puts out something else.
+    """
+    with torch.no_grad():
+        return _forward(model, x, layer)[0].detach()
+
+
+def activations_and_gradients(
+    model: VideoModel, x: Tensor, targets: Tensor, layer: str, score: Score = "logit"
+) -> tuple[Tensor, Tensor]:
+    """Activations of `layer` and the gradient of each clip's target score at them, both (N, C, t, h, w).
+
+    Raises:
+        NotApplicableError: the layer runs more than once, or puts out something else.
+    """
+    A, logits = _forward(model, x, layer)
+    (gradient,) = torch.autograd.grad(target_score(logits, targets, score).sum(), A)
+    return A.detach(), gradient

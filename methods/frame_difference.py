@@ -1,0 +1,37 @@
+"""The control that looks where pixels change."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from vidattr_bench.method import AttributionMethod
+from vidattr_bench.model import VideoModel
+
+from ._blur import blur_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameDifference(AttributionMethod):
+    """How much each pixel differs from the frame before: mean over the channels of the absolute difference.
+
+    The first frame takes the second's map.
+
+    Attributes:
+        blur: standard deviation of a Gaussian blur of every frame's map, as a fraction of the height.
+    """
+
+    reference = "Bobick & Davis 2001, doi:10.1109/34.910878"
+    informed = False
+    variants = ("", "blur=0.05")
+
+    blur: float = 0.0
+
+    def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
+        """Relevance (N, T, H, W) in [0, 1]; 0 where a clip has one frame."""
+        if frames.shape[2] == 1:
+            return torch.zeros_like(frames[:, 0])
+        difference = frames.diff(dim=2).abs().mean(1)
+        return blur_frames(torch.cat([difference[:, :1], difference], 1), self.blur)

@@ -1,0 +1,91 @@
+"""Integrated gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from captum.attr import IntegratedGradients as CaptumIntegratedGradients
+from torch import Tensor
+
+from vidattr_bench.method import AttributionMethod
+from vidattr_bench.model import VideoModel
+
+from ._blur import blur_frames
+from ._gradients import Score, Sign, target_score, with_sign
+
+Baseline = Literal["black", "white", "mean", "blur"]
+BLUR = 0.1  # of the height, as the blur substrate
+CHUNK = 8  # steps that go through the network at once
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegratedGradients(AttributionMethod):
+    """Each voxel's share in the difference between the target's score on the clip and on a baseline clip.
+
+    The gradient is integrated (Gauss-Legendre) along the straight path from the baseline to the clip, both normalised,
+    multiplied by the difference between the two and summed over the channels. The relevance of a clip adds up to the
+    difference of the two scores but for the error of the integration, which `completeness_gap` reports.
+
+    Attributes:
+        baseline: black, white, mean (0 where the model declares a mean, else the clip's channel means) or blur (each
+            frame blurred, sigma a tenth of its height).
+        steps: points of the path at which the gradient is taken.
+        sign: signed or absolute.
+        score: the target's logit or probability.
+    """
+
+    reference = "Sundararajan et al. 2017, arXiv:1703.01365"
+    signed = True
+
+    baseline: Baseline = "black"
+    steps: int = 50
+    sign: Sign = "signed"
+    score: Score = "logit"
+
+    def cost(self) -> tuple[int, int]:
+        """A forward and a backward at every step."""
+        return (self.steps, self.steps)
+
+    def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
+        """Relevance (N, T, H, W)."""
+        return with_sign(self._shares(model, frames, targets).sum(1), self.sign)
+
+    def completeness_gap(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
+        """Sum of the signed relevance minus the difference of the two scores that it should equal, (N,)."""
+        with torch.inference_mode(False), torch.enable_grad():
+            total = self._shares(model, frames, targets).flatten(1).sum(1)
+        with torch.no_grad():
+            clean = target_score(model(frames), targets, self.score)
+            empty = target_score(model.logits(self.baselines(model, frames)), targets, self.score)
+        return total - (clean - empty)
+
+    def baselines(self, model: VideoModel, frames: Tensor) -> Tensor:
+        """The reference input of each clip, normalised, (N, C, T, H, W)."""
+        if self.baseline == "blur":
+            return model.normalise(blur_frames(frames, BLUR))
+        if self.baseline == "mean":
+            x = model.normalise(frames)
+            return torch.zeros_like(x) if model.declares_normalisation else x.mean((2, 3, 4), keepdim=True).expand_as(x)
+        return model.normalise(torch.full_like(frames, float(self.baseline == "white")))
+
+    def _shares(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
+        """Integrated gradients of every voxel and channel; clip by clip, so memory is that of one chunk of steps."""
+
+        def score(x: Tensor, targets: Tensor) -> Tensor:
+            return target_score(model.logits(x), targets, self.score)
+
+        captum = CaptumIntegratedGradients(score)
+        x, baselines = model.normalise(frames), self.baselines(model, frames)
+        shares = [
+            captum.attribute(
+                x[i : i + 1],
+                baselines[i : i + 1],
+                additional_forward_args=targets[i : i + 1],
+                n_steps=self.steps,
+                internal_batch_size=CHUNK,
+            )
+            for i in range(len(x))
+        ]
+        return torch.cat(shares).detach()
