@@ -41,7 +41,9 @@ class TorchvisionEntry(ModelEntry):
 
     def __init_subclass__(cls) -> None:
         if hasattr(cls, "name"):
-            cls.input = _clip_input(_weights(cls.name, "DEFAULT"), *cls.sampling)
+            transforms = _weights(cls.name, "DEFAULT").transforms()
+            cls.input = _clip_input(transforms, *cls.sampling)
+            cls.mean, cls.std = tuple(transforms.mean), tuple(transforms.std)
 
     def network(self, classes: int) -> nn.Module:
         """The untrained network with `classes` logits."""
@@ -56,8 +58,7 @@ class TorchvisionEntry(ModelEntry):
         logits = len(state.get(f"{self.head}.bias", ())) or len(weights.meta["categories"])
         net = self.network(logits)
         fit(net, state, path)
-        transforms = weights.transforms()
-        published = {"mean": transforms.mean, "std": transforms.std, "input": self.input}
+        published = {"mean": self.mean, "std": self.std, "input": self.input}
         return VideoModel(
             net,
             self._classes(extras, path, logits),
@@ -81,9 +82,8 @@ def _weights(name: str, wanted: str) -> WeightsEnum:
     return known[wanted]
 
 
-def _clip_input(weights: WeightsEnum, length: int, stride: int) -> ClipInput:
+def _clip_input(transforms: Any, length: int, stride: int) -> ClipInput:
     """What torchvision's own transforms do to a frame, but for its resizing without antialiasing."""
-    transforms = weights.transforms()
     shorter, *rest = transforms.resize_size
     return ClipInput(
         length=length,
