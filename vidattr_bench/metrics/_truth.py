@@ -1,0 +1,123 @@
+"""Where a clip's evidence is known to lie: the voxels that localisation metrics look at, and what they must find."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vidattr_bench.metric import Case
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """The annotated frames of one clip; those whose truth is unknown are left out.
+
+    Attributes:
+        known: bool (T,), frames that are annotated.
+        inside: bool (t, H, W), G on the t known frames: the union of the label's tubes.
+        reason: "" or why the clip is undefined for localisation: no_label, other_target (the class explained is not
+            the label), not_annotated (no known frame), no_tubes (G is empty), all_tube (G is everything).
+    """
+
+    known: Tensor
+    inside: Tensor
+    reason: str
+
+    @property
+    def chance(self) -> float:
+        """|G| / N, the share of known voxels that lie in G; NaN where no frame is known."""
+        return float(self.inside.double().mean())
+
+    def of(self, maps: Tensor) -> Tensor:
+        """The known frames of maps (..., T, H, W)."""
+        return maps[..., self.known, :, :]
+
+
+def truth(case: Case, clip: int) -> Truth:
+    """The truth of one clip, shared by all methods."""
+    found: Truth = case.shared.memo(("truth", clip), lambda: _truth(case, clip))
+    return found
+
+
+def _truth(case: Case, clip: int) -> Truth:
+    known = case.batch.annotated[clip].to(case.relevance.device)
+    inside = case.batch.tubes[clip].to(case.relevance.device)[known]
+    label, target = int(case.shared.labels[clip]), int(case.targets[clip])
+    return Truth(known, inside, _reason(inside, label, target))
+
+
+def _reason(inside: Tensor, label: int, target: int) -> str:
+    if label < 0:
+        return "no_label"
+    if label != target:
+        return "other_target"
+    if len(inside) == 0:
+        return "not_annotated"
+    if not bool(inside.any()):
+        return "no_tubes"
+    return "all_tube" if bool(inside.all()) else ""
+
+
+def near(case: Case, clip: int, tolerance: float) -> Tensor:
+    """Bool (t, H, W) on the known frames: within a disc of radius `tolerance` times H of a voxel of G in that frame."""
+
+    def dilate() -> Tensor:
+        inside = truth(case, clip).inside
+        return _dilated(inside, tolerance * inside.shape[1])
+
+    dilated: Tensor = case.shared.memo(("near", clip, tolerance), dilate)
+    return dilated
+
+
+def _dilated(mask: Tensor, radius: float) -> Tensor:
+    reach = int(radius)
+    offsets = torch.arange(-reach, reach + 1, device=mask.device)
+    disc = (offsets[:, None] ** 2 + offsets**2 <= radius**2).float()
+    return F.conv2d(mask.float()[:, None], disc[None, None], padding=reach)[:, 0] > 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Levels:
+    """Known voxels grouped by equal relevance, the most relevant level first.
+
+    Attributes:
+        values: (L,), strictly falling.
+        sizes: int64 (L,), voxels on each level.
+        hits: int64 (L,), those of them that lie in G.
+    """
+
+    values: Tensor
+    sizes: Tensor
+    hits: Tensor
+
+    @property
+    def above(self) -> Tensor:
+        """Voxels on higher levels, int64 (L,)."""
+        return self.sizes.cumsum(0) - self.sizes
+
+    def taken(self, count: int) -> Tensor:
+        """Share (L,) of each level among the `count` most relevant voxels, ties in expectation."""
+        return ((count - self.above).double() / self.sizes).clamp(0, 1)
+
+
+def levels(case: Case, clip: int) -> Levels:
+    """The levels of one clip's relevance on its known frames, sorted once for all metrics."""
+
+    def group() -> Levels:
+        found = truth(case, clip)
+        return levels_of(found.of(case.relevance[clip]).flatten(), found.inside.flatten())
+
+    grouped: Levels = case.memo(("levels", clip), group)
+    return grouped
+
+
+def levels_of(relevance: Tensor, inside: Tensor) -> Levels:
+    """Group V voxels (V,) by relevance."""
+    relevance, order = relevance.sort(descending=True)
+    values, sizes = relevance.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
+    last = sizes.cumsum(0) - 1
+    hits = inside[order].cumsum(0)[last]
+    return Levels(values, sizes, hits.diff(prepend=hits.new_zeros(1)))
