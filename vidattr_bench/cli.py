@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status of DESIGN: 0, 1 (a cell failed), 2 (bad usage or input), 130 (stopped)."""
+    """Run one command; returns the exit status: 0, 1 (a cell failed), 2 (bad usage or input), 130 (stopped)."""
     parser, commands = _build()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -54,7 +54,9 @@ def _refuse(option: str, parser: _Parser) -> NoReturn:
 
 
 def _build() -> tuple[_Parser, dict[str, _Parser]]:
-    parser = _Parser(prog="python -m vidattr_bench", description="Which attribution method should you believe on video?")
+    parser = _Parser(
+        prog="python -m vidattr_bench", description="Which attribution method should you believe on video?"
+    )
     parser.add_argument("--version", action="version", version=f"vidattr_bench {__version__}")
     group = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     commands = {

@@ -16,7 +16,7 @@ from vidattr_bench.evaluation import curve_specs
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Metric
 from vidattr_bench.model import VideoModel
-from vidattr_bench.plan import Plan, prepare
+from vidattr_bench.plan import prepare
 from vidattr_bench.settings import Settings
 
 

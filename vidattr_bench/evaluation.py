@@ -1,4 +1,4 @@
-"""One batch -> rows: explain every clip with every method, score every map with every metric, lose nothing to a failure."""
+"""One batch -> rows: explain every clip with every method, score every map with every metric, isolate failures."""
 
 from __future__ import annotations
 
@@ -269,7 +269,14 @@ class Evaluation:
                 ):
                     scores = logits.double().softmax(1)[:, target].tolist()
                     self.rows.curves += [
-                        {**key, "unit": spec.unit, "substrate": spec.substrate, "order": order, "fraction": f, "score": s}
+                        {
+                            **key,
+                            "unit": spec.unit,
+                            "substrate": spec.substrate,
+                            "order": order,
+                            "fraction": f,
+                            "score": s,
+                        }
                         for f, s in zip(fractions.tolist(), scores, strict=True)
                     ]
 
@@ -307,9 +314,7 @@ def _split(measurement: Measurement, n: int) -> list[Measurement | str]:
     ]
 
 
-def _outcome(
-    results: Sequence[Measurement | str] | None, clip: int, problem: tuple[str, str] | None
-) -> dict[str, Any]:
+def _outcome(results: Sequence[Measurement | str] | None, clip: int, problem: tuple[str, str] | None) -> dict[str, Any]:
     """Value, chance, status and reason of one cell."""
     empty = {"value": float("nan"), "chance": None}
     if problem is not None:

@@ -121,22 +121,25 @@ def configure_dataset(text: str) -> ClipDataModule:
 def match_classes(model: VideoModel, data: ClipDataModule, class_map: Path | None) -> torch.Tensor:
     """The model's class of each class of the data set; names a model that came without class names."""
     mapping = None if class_map is None else classes.read_class_map(class_map)
-    indices = classes.match(data.classes, model.classes, mapping, logits=count_logits(model, data))
+    logits = len(model.classes) or count_logits(model, data)
+    indices = classes.match(data.classes, model.classes, mapping, logits)
     if not model.classes:
         model.classes = data.classes
     return torch.tensor(indices)
 
 
 def count_logits(model: VideoModel, data: ClipDataModule) -> int:
-    """How many logits the network gives, asked with one clip of zeros; raises `ModelError` where it gives none."""
-    wanted = data.clip_input
+    """How many logits the network gives, asked with one clip of zeros.
+
+    Raises:
+        ModelError: it does not take such clips, gives no logits, or another number of them than it has class names.
+    """
+    shape = (1, 3, data.clip_input.length, *data.clip_input.size)
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(1, 3, wanted.length, *wanted.size))
+            logits = model(torch.zeros(shape))
     except Exception as error:
-        raise ModelError(
-            f"the model does not take clips of shape (1, 3, {wanted.length}, {wanted.size[0]}, {wanted.size[1]}): {error}"
-        ) from error
+        raise ModelError(f"the model does not take clips of shape {shape}: {error}") from error
     if logits.ndim != 2 or len(logits) != 1:
         raise ModelError(f"the model must give logits of shape (N, classes), not {tuple(logits.shape)} for one clip")
     count = int(logits.shape[1])
@@ -150,5 +153,3 @@ def check_target(target: str, model: VideoModel) -> None:
     if target not in ("label", "predicted", *model.classes):
         known = ["label", "predicted", *model.classes]
         raise ModelError(f"--target {target!r} is neither label, predicted nor a class; {did_you_mean(target, known)}")
-
-

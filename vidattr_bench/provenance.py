@@ -1,4 +1,4 @@
-"""Where the numbers of a run come from: versions, code, device, data and weights, and the declared facts of its plug-ins."""
+"""Where the numbers of a run come from: versions, code, device, data, weights, and the declared facts of plug-ins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 import vidattr_bench
 from vidattr_bench import plugins
@@ -23,7 +23,18 @@ from vidattr_bench.plan import Plan
 from vidattr_bench.store import Store
 
 # Files whose code decides the numbers of every row, whatever the plug-ins.
-_ENGINE = ("clip", "evaluation", "method", "metric", "model", "perturbation", "randomness", "substrates", "transform", "video")
+_ENGINE = (
+    "clip",
+    "evaluation",
+    "method",
+    "metric",
+    "model",
+    "perturbation",
+    "randomness",
+    "substrates",
+    "transform",
+    "video",
+)
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "numpy", "scipy", "av", "pandas", "pyarrow")
 
 

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
 
 from vidattr_bench import perturbation, plugins, provenance, report
 from vidattr_bench.datamodule import Work
 from vidattr_bench.errors import RunError
 from vidattr_bench.evaluation import Evaluation, Rows, Subject, unreadable_rows
-from vidattr_bench.plan import Plan, prepare
+from vidattr_bench.plan import Plan, count_logits, prepare
 from vidattr_bench.progress import RunProgress
 from vidattr_bench.settings import Settings, from_mapping
 from vidattr_bench.store import Cell, Store, read_yaml
@@ -120,7 +120,7 @@ def execute(settings: Settings, console: Console) -> Run:
     plan = prepare(settings)
     store = Store(plan.folder)
     store.create()
-    if rank_zero_only.rank:  # another rank of a job whose rank 0 holds the lock
+    if _rank():  # another rank of a job whose rank 0 holds the lock
         return _execute(plan, store, Console(quiet=True))
     with store.locked():
         return _execute(plan, store, console)
@@ -130,16 +130,17 @@ def _execute(plan: Plan, store: Store, console: Console) -> Run:
     trainer = _trainer(plan.settings)
     device = trainer.strategy.root_device
     provenance.check_resumable(plan, store, device)
-    for path in [] if rank_zero_only.rank else store.set_aside_corrupt():
+    for path in [] if _rank() else store.set_aside_corrupt():
         console.print(f"set aside, to be computed anew: {path}", highlight=False, markup=False)
     missing = owed(plan) - store.finished()
     unfinished = {cell.clip for cell in missing}
     plan.data.pending = [n for n in plan.numbers() if any(ref.id in unfinished for ref in plan.refs([n]))]
     if missing:
+        count_logits(plan.model, plan.data)
         subject = _subject(plan, _forward_batch(plan, store, device))
         provenance.record(plan, store, device, subject.forward_batch)
         _predict(trainer, subject, plan, store, missing, console)
-    if rank_zero_only.rank:
+    if _rank():
         return Run(store.folder)
     failed = _count_failed(plan, store)
     report.finish(store, console)
@@ -221,6 +222,11 @@ def _forward_batch(plan: Plan, store: Store, device: torch.device) -> int:
 def _count_failed(plan: Plan, store: Store) -> int:
     """Cells of this shard that failed, or that a dead rank never wrote."""
     return len(owed(plan) - store.finished())
+
+
+def _rank() -> int:
+    """The rank of this process: 0 alone holds the lock, records and reports."""
+    return int(getattr(rank_zero_only, "rank", None) or 0)
 
 
 def _quiet_lightning() -> None:

@@ -1,8 +1,8 @@
 """A run on disk: settings, provenance, and Parquet parts of scores, costs and curves that survive any death.
 
 A finished batch of the plan is three parts, `costs`, `curves` and last `scores`, which commits it. A part is named
-`<batch>-<generation>-<SHA-256 of its bytes>.parquet`, appears by an atomic rename, and counts only if its bytes still have
-that hash. A later generation of a batch holds rows added or tried again; it wins.
+`<batch>-<generation>-<SHA-256 of its bytes>.parquet`, appears by an atomic rename, and counts only if its bytes still
+have that hash. A later generation of a batch holds rows added or tried again; it wins.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SCHEMAS = {
         + [("seed", _INT), ("value", _REAL), ("chance", _REAL), ("status", _TEXT), ("reason", _TEXT)]
     ),
     "costs": pa.schema(
-        [("clip", _TEXT), ("method", _TEXT), ("step", _TEXT), ("seconds", _REAL)]
-        + [("forwards", _REAL), ("backwards", _REAL), ("memory", _REAL)]
+        [(name, _TEXT) for name in ("clip", "method", "step")]
+        + [(name, _REAL) for name in ("seconds", "forwards", "backwards", "memory")]
     ),
     "curves": pa.schema(
         [(name, _TEXT) for name in ("clip", "method", "unit", "substrate", "order")]
@@ -135,8 +135,8 @@ class Store:
     def set_aside_corrupt(self) -> list[Path]:
         """Hide every batch generation of which a part does not have its hash any more, so that it is computed anew."""
         bad = {(p.number, p.generation) for kind in SCHEMAS for p in self.parts(kind) if not _intact(p.path)}
-        complete = [{(p.number, p.generation) for p in self.parts(kind)} for kind in SCHEMAS]
-        bad |= complete[0] - set.intersection(*complete)
+        costs, curves = ({(p.number, p.generation) for p in self.parts(kind)} for kind in ("costs", "curves"))
+        bad |= {(p.number, p.generation) for p in self.parts("scores")} - (costs & curves)
         hidden = [p.path for kind in SCHEMAS for p in self.parts(kind) if (p.number, p.generation) in bad]
         for path in hidden:
             path.rename(path.with_name(f".corrupt-{path.name}"))
@@ -157,9 +157,8 @@ class Store:
                     f"`run --config {self.folder / 'run.yaml'}` computes those rows again"
                 )
         tables = [pq.read_table(part.path, schema=SCHEMAS[kind]) for part in parts]
-        frame = pa.concat_tables(tables or [SCHEMAS[kind].empty_table()]).to_pandas()
-        latest = frame.drop_duplicates(_KEYS[kind], keep="last")
-        return latest.reset_index(drop=True)
+        frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[kind].empty_table()]).to_pandas()
+        return frame.drop_duplicates(_KEYS[kind], keep="last", ignore_index=True)
 
     def finished(self) -> set[Cell]:
         """Cells that need no more work: every committed row but the failed ones."""

@@ -1,0 +1,247 @@
+"""One batch -> rows: failures stay in their cells, costs add up, no value depends on its neighbours."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vidattr_bench.clip import Batch, Unreadable
+from vidattr_bench.evaluation import Evaluation, Subject, unreadable_rows
+from vidattr_bench.method import AttributionMethod
+from vidattr_bench.metric import Measurement, Metric
+from vidattr_bench.model import VideoModel
+from vidattr_bench.perturbation import CurveSpec
+from vidattr_bench.store import Cell
+
+N, T, H, W, K = 3, 4, 6, 5, 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Brightness(AttributionMethod):
+    """Mean over channels, after one forward and one backward; raises or gives NaN for a bright clip if told to."""
+
+    on_bright: str = ""
+
+    def attribute(self, model, frames, targets, *extra: Any):
+        x = model.normalise(frames).requires_grad_()
+        model.logits(x).gather(1, targets[:, None]).sum().backward()
+        bright = frames.mean((1, 2, 3, 4)) > 0.9
+        if self.on_bright == "raise" and bright.any():
+            raise RuntimeError("too bright")
+        relevance = frames.mean(1)
+        if self.on_bright == "nan":
+            relevance[bright] = float("nan")
+        return relevance
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise(AttributionMethod):
+    """Noise from the clip's seed."""
+
+    stochastic = True
+    informed = False
+    draws = 2
+
+    def attribute(self, model, frames, targets, *extra: Any):
+        shape = (1, *frames.shape[2:])
+        return torch.cat([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in extra[0]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth(AttributionMethod):
+    """The tubes."""
+
+    needs_truth = True
+
+    def attribute(self, model, frames, targets, *extra: Any):
+        return extra[0].float()
+
+
+@dataclasses.dataclass(frozen=True)
+class Reversed(AttributionMethod):
+    """A method that needs ReLUs, which the network lacks."""
+
+    requires = ("relu_modules",)
+
+    def attribute(self, model, frames, targets, *extra: Any):
+        return frames.mean(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Total(Metric):
+    """Sum of the relevance; raises or is undefined for a bright clip if told to."""
+
+    family = "localisation"
+    on_bright: str = ""
+
+    def measure(self, case):
+        bright = case.batch.frames.mean((1, 2, 3, 4)) > 0.9
+        if self.on_bright == "raise" and bright.any():
+            raise RuntimeError("blinded")
+        if self.on_bright == "undefined":
+            return Measurement.of(["too_bright" if b else 1.0 for b in bright.tolist()])
+        return Measurement(case.relevance.double().sum((1, 2, 3)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Area(Metric):
+    """Mean probability along the MoRF curve."""
+
+    family = "faithfulness"
+
+    def curve_specs(self):
+        return (CurveSpec("frame", "black", 4),)
+
+    def measure(self, case):
+        target = case.targets.tolist()
+        curves = case.curves(self.curve_specs()[0])
+        return Measurement.of(
+            [c.reason or c.morf.softmax(1)[:, k].mean().item() for c, k in zip(curves, target, strict=True)]
+        )
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 2 * 4 * 3, K))
+    return VideoModel(net, [f"class {i}" for i in range(K)])
+
+
+@pytest.fixture
+def batch():
+    frames = torch.rand(N, 3, T, H, W, generator=torch.Generator().manual_seed(1)) * 0.5
+    frames[1] = 0.95
+    frames[1, :, 0] = 1.0
+    tubes = torch.zeros(N, T, H, W, dtype=torch.bool)
+    tubes[:, 1:3, 1:4, 2:4] = True
+    known = torch.ones(N, T, dtype=torch.bool)
+    return Batch(["a", "b", "c"], frames, torch.tensor([0, 1, -1]), tubes, known, groups=["g", "g", "h"])
+
+
+def subject(model, methods, metrics, target="label"):
+    constants = {"dataset": "d", "split": "s", "model": "m", "weights": "w"}
+    return Subject(model, methods, metrics, torch.tensor([3, 5]), target, 11, 2, constants)
+
+
+def evaluate(subject, batch, only=None):
+    missing = {cell for clip in batch.ids for cell in subject.cells(clip)} if only is None else only
+    rows = Evaluation(subject, batch).run(missing, lambda clip: clip == "c", lambda method, metric: None)
+    return rows, {(r["clip"], r["method"], r["metric"], r["seed"]): r for r in rows.scores}
+
+
+def test_every_owed_cell_gets_one_row_with_its_facts(model, batch):
+    s = subject(model, {"brightness": Brightness(), "noise": Noise()}, {"total": Total(), "area": Area()})
+    rows, cells = evaluate(s, batch)
+    assert set(cells) == {tuple(cell) for clip in batch.ids for cell in s.cells(clip)}
+    assert len(cells) == len(rows.scores) == N * (1 + 2) * 2
+    first = cells["a", "brightness", "total", 11]
+    assert first["label"] == "class 3"
+    assert first["target"] == "class 3"
+    assert first["group"] == "g"
+    assert first["correct"] == (first["prediction"] == "class 3")
+    unlabelled = cells["c", "brightness", "total", 11]
+    assert unlabelled["label"] is None
+    assert unlabelled["correct"] is None
+    assert unlabelled["target"] == unlabelled["prediction"]
+    assert first["value"] == pytest.approx(batch.frames[0].mean(0).sum().item())
+
+
+@pytest.mark.parametrize(("target", "expected"), [("predicted", None), ("class 6", "class 6")])
+def test_the_target_is_what_the_run_asks_for(model, batch, target, expected):
+    _, cells = evaluate(subject(model, {"b": Brightness()}, {"t": Total()}, target), batch)
+    assert all(row["target"] == (expected or row["prediction"]) for row in cells.values())
+
+
+@pytest.mark.parametrize("how", ["raise", "nan"])
+def test_a_clip_whose_map_fails_costs_no_other_cell(model, batch, how):
+    methods = {"bad": Brightness(how), "good": Brightness()}
+    _, cells = evaluate(subject(model, methods, {"total": Total()}), batch)
+    assert {key[:2]: row["status"] for key, row in cells.items()} == {
+        ("a", "bad"): "ok", ("b", "bad"): "failed", ("c", "bad"): "ok",
+        ("a", "good"): "ok", ("b", "good"): "ok", ("c", "good"): "ok",
+    }  # fmt: skip
+    expected = "too bright" if how == "raise" else "NaN"
+    assert expected in cells["b", "bad", "total", 11]["reason"]
+    assert cells["a", "bad", "total", 11]["value"] == cells["a", "good", "total", 11]["value"]
+
+
+def test_a_metric_that_fails_on_one_clip_costs_no_other_cell(model, batch):
+    metrics = {"bad": Total("raise"), "dim": Total("undefined"), "area": Area()}
+    _, cells = evaluate(subject(model, {"b": Brightness()}, metrics), batch)
+    assert [cells[clip, "b", "bad", 11]["status"] for clip in "abc"] == ["ok", "failed", "ok"]
+    assert "blinded" in cells["b", "b", "bad", 11]["reason"]
+    assert [cells[clip, "b", "dim", 11]["status"] for clip in "abc"] == ["ok", "undefined", "ok"]
+    assert cells["b", "b", "dim", 11]["reason"] == "too_bright"
+    assert [cells[clip, "b", "area", 11]["status"] for clip in "abc"] == ["ok"] * 3
+
+
+def test_what_the_model_lacks_is_said_not_faked(model, batch):
+    _, cells = evaluate(subject(model, {"r": Reversed()}, {"total": Total()}), batch)
+    assert {row["status"] for row in cells.values()} == {"not_applicable"}
+    assert "tanh" in cells["a", "r", "total", 11]["reason"]
+
+
+def test_the_oracle_alone_sees_the_tubes(model, batch):
+    _, cells = evaluate(subject(model, {"truth": Truth()}, {"total": Total()}), batch)
+    assert [cells[clip, "truth", "total", 11]["value"] for clip in "abc"] == [2 * 3 * 2] * 3
+
+
+def test_costs_add_up_to_the_counter(model, batch):
+    s = subject(model, {"b": Brightness(), "noise": Noise()}, {"area": Area(), "total": Total()})
+    rows, _ = evaluate(s, batch)
+    assert sum(row["forwards"] for row in rows.costs) == model.calls.forwards
+    assert sum(row["backwards"] for row in rows.costs) == model.calls.backwards == N
+    attribution = [r for r in rows.costs if r["method"] == "b" and r["step"] == "attribution"]
+    assert [(r["forwards"], r["backwards"]) for r in attribution] == [(1, 1)] * N
+    # 4 frames, 4 steps: 3 interior cuts in two orders, in batches of 2; both ends are shared by all maps.
+    curves = [r["forwards"] for r in rows.costs if r["step"] == "curves:black" and r["method"] == "b"]
+    assert curves == [6] * N
+
+
+def test_rows_do_not_depend_on_the_neighbours_or_on_what_else_is_asked(model, batch):
+    s = subject(model, {"b": Brightness(), "noise": Noise()}, {"area": Area(), "total": Total()})
+    _, together = evaluate(s, batch)
+    _, alone = evaluate(s, batch.select([2]))
+    only = {Cell("a", "noise", "area", 12)}
+    _, single = evaluate(s, batch, only)
+    assert set(single) == {tuple(cell) for cell in only}
+    for other in (alone, single):
+        for key, row in other.items():
+            assert row["value"] == pytest.approx(together[key]["value"], abs=1e-6)
+
+
+def test_draws_differ_between_clips_and_draws(model, batch):
+    _, cells = evaluate(subject(model, {"noise": Noise()}, {"total": Total()}), batch)
+    values = [row["value"] for row in cells.values()]
+    assert len(set(values)) == len(values) == N * 2
+
+
+def test_curve_points_are_the_target_probability_at_each_fraction(model, batch):
+    rows, _ = evaluate(subject(model, {"b": Brightness()}, {"area": Area()}), batch)
+    morf = [(r["fraction"], r["score"]) for r in rows.curves if r["clip"] == "a" and r["order"] == "morf"]
+    lerf = [(r["fraction"], r["score"]) for r in rows.curves if r["clip"] == "a" and r["order"] == "lerf"]
+    assert [fraction for fraction, _ in morf] == [fraction for fraction, _ in lerf] == [0, 0.25, 0.5, 0.75, 1]
+    clean = model(batch.frames[:1]).softmax(1)[0, 3].item()
+    assert morf[0][1] == lerf[0][1] == pytest.approx(clean, abs=1e-6)
+    assert morf[-1][1] == lerf[-1][1] != morf[0][1]
+    frames = batch.frames[0].clone()
+    darkest = frames.mean((0, 2, 3)).argmin()
+    frames[:, darkest] = 0
+    assert lerf[1][1] == pytest.approx(model(frames[None]).softmax(1)[0, 3].item(), abs=1e-6)
+
+
+def test_asked_maps_are_kept(model, batch):
+    rows, _ = evaluate(subject(model, {"b": Brightness()}, {"total": Total()}), batch)
+    assert set(rows.maps) == {("c", "b")}
+    torch.testing.assert_close(rows.maps["c", "b"], batch.frames[2].mean(0))
+
+
+def test_an_unreadable_clip_fails_in_every_cell_it_owes(model):
+    s = subject(model, {"noise": Noise()}, {"total": Total()})
+    rows = unreadable_rows(s, Unreadable("z", "z.avi is empty"), "g", set(s.cells("z")))
+    assert [(row["clip"], row["seed"], row["status"], row["reason"]) for row in rows] == [
+        ("z", 11, "failed", "z.avi is empty"),
+        ("z", 12, "failed", "z.avi is empty"),
+    ]

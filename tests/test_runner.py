@@ -1,0 +1,270 @@
+"""A run: resumes after any death byte for byte, extends, refuses to mix, and depends on nothing it should not."""
+
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import vidattr_bench as vb
+from vidattr_bench import plugins, store
+from vidattr_bench.errors import DataError, RunError
+from vidattr_bench.model import VideoModel
+from vidattr_bench.runner import Run
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = {
+    "dataset": "planted_actions:clips=5",
+    "methods": ["gradient", "random"],
+    "metrics": ["srg:steps=4", "roc_auc"],
+    "batch_size": 2,
+    "forward_batch": 2,
+    "pictures": 1,
+}
+KEYS = ["clip", "method", "metric", "seed"]
+
+
+def run(folder, **options):
+    return vb.run(output=folder, **{**OPTIONS, **options})
+
+
+def contents(folder, kinds=("scores", "curves")):
+    """Name and bytes of every part."""
+    return {p.name: p.read_bytes() for kind in kinds for p in (folder / kind).glob("*.parquet")}
+
+
+def by_key(frame):
+    return frame.set_index(KEYS)["value"].sort_index()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return run(folder)
+
+
+def copy(finished, folder):
+    import shutil
+
+    shutil.copytree(finished.folder, folder)
+    return folder
+
+
+def test_every_owed_row_is_there_and_every_file(finished):
+    scores = finished.scores()
+    assert finished.failed == 0
+    assert len(scores) == 5 * (1 + 5) * 2
+    assert scores.groupby("method")["seed"].nunique().to_dict() == {"gradient": 1, "random": 5}
+    assert set(scores["status"]) == {"ok"}
+    assert len(finished.curves()) == 5 * (1 + 5) * 2 * 5
+    names = {p.name for p in finished.folder.iterdir()}
+    assert {"run.yaml", "provenance.json", "summary.csv", "summary.md", "summary.tex", "plots", "clips"} <= names
+    facts = json.loads((finished.folder / "provenance.json").read_text())
+    assert facts["depends_on"]["seed"] == 0
+    assert facts["clips"] == {"planned": 5, "missing": 0}
+
+
+def test_the_summary_is_the_mean_of_the_rows(finished):
+    summary, scores = finished.summary(), finished.scores()
+    row = summary.query("method == 'gradient' and metric == 'roc_auc' and subset == 'all'").iloc[0]
+    expected = scores.query("method == 'gradient' and metric == 'roc_auc'")["value"].mean()
+    assert row["mean"] == pytest.approx(expected)
+    assert row["low"] <= row["mean"] <= row["high"]
+    assert row["clips"] == row["groups"] == 5
+
+
+def test_a_finished_run_again_costs_no_forward(finished, tmp_path, monkeypatch):
+    folder = copy(finished, tmp_path / "run")
+    before = contents(folder, store.SCHEMAS)
+    asked = []
+    monkeypatch.setattr(VideoModel, "logits", lambda self, x: asked.append(x))
+    assert run(folder).failed == 0
+    assert asked == []
+    assert contents(folder, store.SCHEMAS) == before
+
+
+class Death(BaseException):
+    """What no handler of the harness may survive."""
+
+
+def test_dying_at_any_write_changes_nothing_in_the_end(finished, tmp_path, monkeypatch):
+    write, deaths, survived = store.write_atomically, 0, False
+    while not survived:
+        folder, calls = tmp_path / str(deaths), []
+
+        def dying(path, content, calls=calls):
+            calls.append(path)
+            if len(calls) == deaths + 1:  # noqa: B023
+                path.with_name(f".{path.name}.torn").write_bytes(content[: len(content) // 2])
+                raise Death
+            write(path, content)
+
+        monkeypatch.setattr(store, "write_atomically", dying)
+        try:
+            run(folder)
+            survived = True
+        except Death:
+            deaths += 1
+        monkeypatch.setattr(store, "write_atomically", write)
+        if not survived:
+            assert run(folder).failed == 0
+            assert contents(folder) == contents(finished.folder)
+    # run.yaml, provenance.json, then per batch three parts, plus the arrays of the pictured clip.
+    assert deaths >= 2 + 3 * 3 + 3
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_and_the_same_command_ends_the_same(finished, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "vidattr_bench", "run", "--output", str(folder)]
+    for key, value in OPTIONS.items():
+        command += [f"--{key.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = 0
+    for parts in (0, 1, 2, 3):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        started = time.monotonic()
+        while process.poll() is None and time.monotonic() - started < 120:
+            if (folder / "provenance.json").exists() and len(list(folder.glob("*/0*.parquet"))) > 2 * parts:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.001)
+        killed += process.wait() == -signal.SIGKILL
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert killed >= 2
+    # One thread or another, the parts are the same bytes.
+    assert contents(folder) == contents(finished.folder)
+
+
+def test_added_methods_and_metrics_extend_a_run(finished, tmp_path):
+    folder = copy(finished, tmp_path / "run")
+    run(folder, methods=["centre"])
+    extended = run(folder, metrics=["roc_auc", "tube_mass"])
+    scores = extended.scores()
+    assert scores.groupby("method")["metric"].nunique().to_dict() == {"centre": 2, "gradient": 3, "random": 3}
+    old = by_key(finished.scores())
+    assert by_key(scores).loc[old.index].equals(old)
+    assert len(extended.curves()) == len(finished.curves()) + 5 * 2 * 5
+    assert set(pd.read_csv(folder / "summary.csv")["method"]) == {"gradient", "random", "centre"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"seed": 1}, "seed"), ({"limit": 3}, "limit"), ({"target": "predicted"}, "target"), ({"batch_size": 3}, "batch_size"),
+     ({"model": "tiny3d:seed=1"}, "weights"), ({"dataset": "planted_actions:clips=6"}, "dataset"),
+     ({"forward_batch": 4}, "forward_batch")],
+)  # fmt: skip
+def test_other_settings_in_a_folder_are_refused_by_name(finished, change, named):
+    before = contents(finished.folder, store.SCHEMAS)
+    with pytest.raises(RunError, match=f"{named}.*--output"):
+        run(finished.folder, **change)
+    assert contents(finished.folder, store.SCHEMAS) == before
+
+
+def test_a_method_whose_code_changed_is_refused(finished, monkeypatch):
+    version = plugins.version
+    monkeypatch.setattr(
+        plugins, "version", lambda plugin: "changed" if plugin == vb.create("methods", "gradient") else version(plugin)
+    )
+    with pytest.raises(RunError, match="code of gradient"):
+        run(finished.folder)
+
+
+def test_a_damaged_part_is_set_aside_and_computed_again(finished, tmp_path):
+    folder = copy(finished, tmp_path / "run")
+    part = sorted((folder / "scores").glob("*.parquet"))[1]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 4
+    part.write_bytes(content)
+    with pytest.raises(RunError, match=part.name):
+        Run(folder).scores()
+    assert run(folder).failed == 0
+    assert contents(folder) == contents(finished.folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 1}, {"batch_size": 5, "forward_batch": 8}, {"methods": ["random", "gradient"]}]
+)
+def test_rows_do_not_depend_on_batches_or_order(finished, tmp_path, change):
+    other = run(tmp_path / "run", **change)
+    pd.testing.assert_series_equal(by_key(other.scores()), by_key(finished.scores()), atol=1e-5, rtol=0)
+
+
+def test_shards_make_the_whole(finished, tmp_path):
+    for shard in ("1/2", "2/2"):
+        assert run(tmp_path / "run", shard=shard).failed == 0
+    assert contents(tmp_path / "run") == contents(finished.folder)
+
+
+def test_a_limited_run_takes_clips_evenly_with_the_same_numbers(finished, tmp_path):
+    few = run(tmp_path / "run", limit=2, batch_size=1).scores()
+    assert sorted(set(few["clip"])) == ["test-00001", "test-00003"]
+    whole = by_key(finished.scores())
+    pd.testing.assert_series_equal(by_key(few), whole[whole.index.isin(by_key(few).index)], atol=1e-5, rtol=0)
+
+
+def test_run_yaml_does_the_run_again(finished, tmp_path):
+    again = vb.run(config=finished.folder / "run.yaml", output=tmp_path / "again")
+    assert contents(again.folder) == contents(finished.folder)
+
+
+def test_a_clip_that_cannot_be_read_costs_only_its_own_rows(finished, tmp_path, monkeypatch):
+    cls = importlib.import_module("vidattr_bench.datasets.planted_actions").PlantedActions
+    load = cls.load
+
+    def damaged(self, ref):
+        if ref.id == "test-00001":
+            raise DataError(f"{ref.id}.avi is truncated")
+        return load(self, ref)
+
+    monkeypatch.setattr(cls, "load", damaged)
+    broken = run(tmp_path / "run")
+    scores = broken.scores()
+    failed = scores[scores["status"] == "failed"]
+    assert set(failed["clip"]) == {"test-00001"}
+    assert set(failed["reason"]) == {"test-00001.avi is truncated"}
+    assert broken.failed == len(failed) == (1 + 5) * 2
+    monkeypatch.undo()
+    mended = run(tmp_path / "run")
+    assert mended.failed == 0
+    pd.testing.assert_series_equal(by_key(mended.scores()), by_key(finished.scores()), atol=1e-5, rtol=0)
+
+
+def test_a_row_that_a_dead_rank_never_wrote_is_a_failure(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("vidattr_bench.runner.Trainer.predict", lambda *arguments, **options: None)
+    assert run(tmp_path / "run").failed == 5 * (1 + 5) * 2
+
+
+def test_the_default_folder_names_data_model_and_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {**OPTIONS, "methods": ["centre"], "metrics": ["roc_auc"], "limit": 1}
+    folders = [vb.run(**options).folder, vb.run(**options, seed=1).folder]
+    assert all(str(folder).startswith("results/planted_actions-tiny3d-") for folder in folders)
+    assert folders[0] != folders[1]
+
+
+def test_options_are_checked_by_name():
+    with pytest.raises(RunError, match="did you mean methods"):
+        vb.run(method=["gradient"])
+    with pytest.raises(RunError, match="--shard"):
+        vb.run(shard="3/2")
+    with pytest.raises(RunError, match="--limit"):
+        vb.run(limit=0)
+
+
+def test_settings_survive_run_yaml(tmp_path):
+    from vidattr_bench.settings import Settings, from_mapping
+
+    settings = Settings(methods=("a:b=1", "c"), output=tmp_path, class_map=tmp_path / "m.csv", limit=3)
+    assert from_mapping(settings.as_yaml(), "test") == settings
+    assert {f.name for f in dataclasses.fields(Settings)} == set(settings.as_yaml())
