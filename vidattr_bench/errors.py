@@ -29,7 +29,10 @@ class NotApplicableError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The tail of an error message: the nearest known names, or all of them."""
+    """The tail of an error message: the nearest known names, or the first thirty of all."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    more = f" and {len(known) - 30} more" if len(known) > 30 else ""
+    return f"there are: {', '.join(known[:30]) or 'none'}{more}"

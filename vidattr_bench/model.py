@@ -206,10 +206,14 @@ class VideoModel(nn.Module):
 
 @dataclasses.dataclass
 class _Probe:
-    """Volumes (name, shape, mean over t, h, w) and linear layers (name, input, output) in order of execution."""
+    """Volumes (name, shape, mean over t, h, w) and linear layers (name, input, output) in order of execution.
+
+    Shapes in `channel_last` are (N, t, h, w, C), as in video transformers; no volume has one of them.
+    """
 
     volumes: list[tuple[str, torch.Size, Tensor]] = dataclasses.field(default_factory=list)
     linears: list[tuple[str, Tensor, Tensor]] = dataclasses.field(default_factory=list)
+    channel_last: set[torch.Size] = dataclasses.field(default_factory=set)
     logits: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
 
 
@@ -223,6 +227,8 @@ def _recording(net: nn.Module) -> Iterator[_Probe]:
                 probe.linears.append((name, args[0], output))
             elif isinstance(output, Tensor) and output.ndim == 5 and len(output) == 1:
                 probe.volumes.append((name, output.shape, output.mean((2, 3, 4))))
+                if _acts_on_last_axis(module):
+                    probe.channel_last |= {output.shape, *(tensor.shape for tensor in args)}
 
         return hook
 
@@ -232,6 +238,13 @@ def _recording(net: nn.Module) -> Iterator[_Probe]:
     finally:
         for handle in handles:
             handle.remove()
+    probe.volumes = [volume for volume in probe.volumes if volume[1] not in probe.channel_last]
+
+
+def _acts_on_last_axis(module: nn.Module) -> bool:
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return len(module.normalized_shape) == 1
+    return isinstance(module, nn.Linear)
 
 
 @dataclasses.dataclass(frozen=True)
