@@ -1,0 +1,262 @@
+"""Decoding: exact counts and frames, seeks that change nothing, and refusal of whatever is damaged or disguised."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vidattr_bench import stills, video
+from vidattr_bench.errors import DataError
+from vidattr_bench.video import frame_count, read_frames, write_video
+
+T, H, W = 23, 34, 46
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL_VIDEOS = sorted(
+    path
+    for pattern in ("ucf101/UCF-101/*/*", "hmdb51/*/*", "kinetics/clips/*.mp4", "epic/clips/*.mp4")
+    for path in REAL.glob(pattern)
+)
+
+
+def drawn(t: int = T, h: int = H, w: int = W) -> torch.Tensor:
+    """Smooth frames that all differ: a gradient whose blue tells the frame, and a square that walks."""
+    frames = torch.zeros(t, h, w, 3, dtype=torch.uint8)
+    frames[..., 0] = torch.arange(h)[:, None] * 5
+    frames[..., 1] = torch.arange(w) * 4
+    frames[..., 2] = torch.arange(t)[:, None, None] * 9
+    for i in range(t):
+        frames[i, 2:10, i : i + 10] = 255
+    return frames
+
+
+def folder_of(path: Path, frames: torch.Tensor, pattern: str = "{:05d}.jpg", first: int = 1) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    for i, frame in enumerate(frames.numpy(), start=first):
+        Image.fromarray(frame).save(path / pattern.format(i), quality=95)
+    return path
+
+
+def refused_or_equal(path: Path, whole: torch.Tensor) -> None:
+    """A damaged file either raises, naming itself, or gives frames of the intact one."""
+    try:
+        n = frame_count(path)
+    except DataError as refusal:
+        message = str(refusal)
+    else:
+        assert torch.equal(read_frames(path, range(n)), whole[:n])
+        return
+    assert path.name in message
+
+
+@pytest.fixture
+def avi(tmp_path: Path) -> Path:
+    write_video(tmp_path / "clip.avi", drawn())
+    return tmp_path / "clip.avi"
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_a_lossless_file_gives_back_every_bit(tmp_path, suffix):
+    noise = torch.randint(0, 256, (5, 33, 47, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    write_video(tmp_path / f"clip{suffix}", noise, 25, lossless=True)
+    assert frame_count(tmp_path / f"clip{suffix}") == 5
+    assert torch.equal(read_frames(tmp_path / f"clip{suffix}", range(5)), noise)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi", ".gif"])
+def test_a_lossy_file_gives_back_count_order_and_about_the_pixels(tmp_path, suffix):
+    path = tmp_path / f"clip{suffix}"
+    write_video(path, drawn(), fps=29.97)
+    assert frame_count(path) == T
+    difference = (read_frames(path, [17, 3, 17])[:, None].int() - drawn().int()).abs().float().mean((2, 3, 4))
+    assert difference.argmin(1).tolist() == [17, 3, 17]
+    assert difference.min(1).values.max() < (8 if suffix == ".gif" else 4)
+
+
+def test_equal_frames_of_a_gif_stay_frames(tmp_path):
+    write_video(tmp_path / "still.gif", drawn()[:1].repeat(6, 1, 1, 1))
+    assert frame_count(tmp_path / "still.gif") == 6
+
+
+def test_an_odd_size_is_made_even_by_repeating_the_edge(tmp_path):
+    write_video(tmp_path / "odd.mp4", drawn(3, 33, 45))
+    assert read_frames(tmp_path / "odd.mp4", [0]).shape == (1, 34, 46, 3)
+
+
+@pytest.mark.parametrize(("pattern", "first"), [("{:05d}.jpg", 1), ("frame_{:010d}.jpg", 1), ("img_{:d}.png", 0)])
+def test_a_folder_of_numbered_pictures_is_a_video(tmp_path, pattern, first):
+    folder = folder_of(tmp_path / "clip", drawn(12), pattern, first)
+    (folder / "Thumbs.db").write_bytes(b"no picture")
+    assert frame_count(folder) == 12
+    difference = read_frames(folder, [11, 9]).int() - drawn(12)[[11, 9]].int()
+    assert difference.abs().float().mean() < (0.5 if pattern.endswith("png") else 4)
+
+
+def test_seeking_returns_what_sequential_decoding_returns(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "_encoding", lambda path, lossless: ("libx264", "yuv420p", {"g": "5", "bf": "2"}))
+    write_video(tmp_path / "keys.mp4", drawn())
+    table = video._seek_table(tmp_path / "keys.mp4", 0, 0)
+    assert len(table.keys) >= 5
+    sequential = video._decode(tmp_path / "keys.mp4", range(T), video._SEQUENTIAL)
+    for wanted in ([22], [4, 5, 11], [7, 21], list(range(T))):
+        found = video._decode(tmp_path / "keys.mp4", wanted, table)
+        assert sorted(found) == wanted
+        assert all(np.array_equal(found[i], sequential[i]) for i in wanted)
+
+
+def test_a_seek_that_lands_elsewhere_falls_back_to_sequential_decoding(avi, monkeypatch):
+    wrong = video._SeekTable(tuple(range(100, 100 + T)), (0, 12))
+    monkeypatch.setattr(video, "_seek_table", lambda *_: wrong)
+    with pytest.raises(video._InexactSeekError):
+        video._decode(avi, [15], wrong)
+    assert torch.equal(read_frames(avi, [15]), torch.from_numpy(video._decode(avi, [15], video._SEQUENTIAL)[15])[None])
+
+
+def test_frames_past_the_end_and_senseless_indices_are_refused(avi):
+    with pytest.raises(DataError, match="ends before frame 23"):
+        read_frames(avi, [3, T])
+    for indices in ([], [-1]):
+        with pytest.raises(ValueError, match="indices"):
+            read_frames(avi, indices)
+
+
+def test_a_missing_an_empty_and_a_folder_without_pictures_are_named(tmp_path):
+    (tmp_path / "empty.avi").touch()
+    (tmp_path / "folder.avi").mkdir()
+    for name, what in (("none.avi", "no such video"), ("empty.avi", "empty"), ("folder.avi", "no numbered pictures")):
+        for call in (frame_count, lambda path: read_frames(path, [0])):
+            with pytest.raises(DataError, match=what) as caught:
+                call(tmp_path / name)
+            assert name in str(caught.value)
+
+
+def test_a_playlist_or_protocol_never_opens_another_file(avi, tmp_path, monkeypatch):
+    disguises = {
+        "concat.avi": f"ffconcat version 1.0\nfile '{avi}'\n",
+        "list.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{avi}\n#EXT-X-ENDLIST\n",
+        "list.avi": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{avi}\n#EXT-X-ENDLIST\n",
+        "picture.avi": "P3 1 1 255 0 0 0",
+        "text.mp4": "these are no pixels",
+    }
+    for name, text in disguises.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match="cannot be opened as a video"):
+            frame_count(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for name in ("concat:clip.avi|clip.avi", f"subfile,,start,0,end,0,,:{avi}", "http://localhost:9/a.avi", "pipe:0"):
+        with pytest.raises(DataError, match="no such video"):
+            frame_count(name)
+    (tmp_path / "file:clip.avi").symlink_to(avi)
+    assert frame_count("file:clip.avi") == T
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mp4", ".mkv", ".gif"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_a_truncated_file_never_gives_wrong_frames(tmp_path, suffix, kept):
+    write_video(tmp_path / f"whole{suffix}", drawn())
+    whole = read_frames(tmp_path / f"whole{suffix}", range(T))
+    data = (tmp_path / f"whole{suffix}").read_bytes()
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(data[: int(len(data) * kept)])
+    refused_or_equal(cut, whole)
+
+
+def test_damage_to_a_picture_is_refused(tmp_path):
+    folder = folder_of(tmp_path / "clip", drawn(4))
+    data = (folder / "00003.jpg").read_bytes()
+    for bad in (data[: len(data) // 2], b"", b"no picture at all"):
+        (folder / "00003.jpg").write_bytes(bad)
+        with pytest.raises(DataError, match=r"00003\.jpg"):
+            read_frames(folder, [2])
+    assert read_frames(folder, [0, 1, 3]).shape == (3, H, W, 3)
+
+
+def test_a_gap_or_a_doubled_number_in_a_folder_is_refused(tmp_path):
+    folder = folder_of(tmp_path / "gap", drawn(6))
+    (folder / "00004.jpg").unlink()
+    with pytest.raises(DataError, match="number 4 is missing"):
+        frame_count(folder)
+    late = folder_of(tmp_path / "late", drawn(3), first=2)
+    with pytest.raises(DataError, match="number 1 is missing"):
+        read_frames(late, [0])
+    twice = folder_of(folder_of(tmp_path / "twice", drawn(3)), drawn(3), "flow_{:05d}.jpg")
+    with pytest.raises(DataError, match="2 pictures carry the number"):
+        frame_count(twice)
+
+
+def test_pictures_of_different_sizes_are_refused(tmp_path):
+    folder = folder_of(tmp_path / "clip", drawn(2))
+    folder_of(folder, drawn(1, 20, 30), first=3)
+    with pytest.raises(DataError, match="size of the frames changes"):
+        read_frames(folder, [0, 2])
+
+
+def test_the_count_follows_a_file_that_changes(tmp_path):
+    for t in (4, 9):
+        write_video(tmp_path / "clip.avi", drawn(t))
+        assert frame_count(tmp_path / "clip.avi") == t
+
+
+def test_writing_refuses_what_it_cannot_write(tmp_path):
+    for name, lossless in (("clip.txt", False), ("clip.mp4", True), ("clip.gif", True)):
+        with pytest.raises(DataError, match="cannot write"):
+            write_video(tmp_path / name, drawn(2), lossless=lossless)
+    for frames in (drawn().float(), drawn()[0], drawn()[..., :1], drawn()[:0]):
+        with pytest.raises(ValueError, match="uint8"):
+            write_video(tmp_path / "clip.avi", frames)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_VIDEOS, reason="the real clips do not lie beside the project (../shared/data)")
+def test_every_seek_in_a_real_file_gives_the_sequential_frames():
+    seekable = 0
+    for path in REAL_VIDEOS:
+        if stills.is_gif(path):
+            continue
+        table, n = video._seek_table(path, 0, 0), frame_count(path)
+        if table is video._SEQUENTIAL:
+            continue
+        seekable += 1
+        assert len(table.times) == n
+        wanted = sorted({*range(0, n, max(n // 16, 1)), *(k for k in table.keys), *(k - 1 for k in table.keys[1:])})
+        sequential, sought = (video._decode(path, wanted, use) for use in (video._SEQUENTIAL, table))
+        assert all(np.array_equal(sequential[i], sought[i]) for i in wanted), path
+    assert seekable >= 15
+
+
+@pytest.mark.real
+def test_headers_that_count_a_frame_too_many_and_names_in_latin_1(real_data):
+    counts = {path.name[:8]: frame_count(path) for path in (real_data / "hmdb51" / "clips").iterdir()}
+    assert counts == {"RATRACE_": 72, "SchoolRu": 74, "TrumanSh": 48, "hmdb51_T": 83}
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["Basketball/v_Basketball_g01_c01.avi", "Basketball/v_Basketball_g01_c02.mp4", "Skiing/v_Skiing_g24_c01.gif"],
+)
+def test_64_damaged_bytes_raise_or_change_nothing(real_data, tmp_path, name):
+    path = real_data / "ucf101" / "UCF-101" / name
+    whole = read_frames(path, range(frame_count(path)))
+    data, damaged = path.read_bytes(), tmp_path / path.name
+    generator = np.random.default_rng(7)
+    for share in (0.3, 0.4, 0.5, 0.6, 0.7):
+        at = int(len(data) * share)
+        damaged.write_bytes(data[:at] + generator.bytes(64) + data[at + 64 :])
+        refused_or_equal(damaged, whole)
+
+
+@pytest.mark.real
+def test_a_truncated_real_clip_is_refused_or_short(real_data, tmp_path):
+    path = real_data / "ucf101" / "UCF-101" / "Basketball" / "v_Basketball_g01_c01.avi"
+    cut = tmp_path / "cut.avi"
+    shutil.copy(path, cut)
+    with cut.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    refused_or_equal(cut, read_frames(path, range(141)))
