@@ -11,12 +11,11 @@ from torch import Tensor
 
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
+from vidattr_bench.perturbation import remove_all
 
-from ._blur import blur_frames
 from ._gradients import Score, Sign, target_score, with_sign
 
 Baseline = Literal["black", "white", "mean", "blur"]
-BLUR = 0.1  # of the height, as the blur substrate
 CHUNK = 8  # steps that go through the network at once
 
 
@@ -29,8 +28,7 @@ class IntegratedGradients(AttributionMethod):
     difference of the two scores but for the error of the integration, which `completeness_gap` reports.
 
     Attributes:
-        baseline: black, white, mean (0 where the model declares a mean, else the clip's channel means) or blur (each
-            frame blurred, sigma a tenth of its height).
+        baseline: white, or black, mean or blur, as the substrates of these names.
         steps: points of the path at which the gradient is taken.
         sign: signed or absolute.
         score: the target's logit or probability.
@@ -63,12 +61,9 @@ class IntegratedGradients(AttributionMethod):
 
     def baselines(self, model: VideoModel, frames: Tensor) -> Tensor:
         """The reference input of each clip, normalised, (N, C, T, H, W)."""
-        if self.baseline == "blur":
-            return model.normalise(blur_frames(frames, BLUR))
-        if self.baseline == "mean":
-            x = model.normalise(frames)
-            return torch.zeros_like(x) if model.declares_normalisation else x.mean((2, 3, 4), keepdim=True).expand_as(x)
-        return model.normalise(torch.full_like(frames, float(self.baseline == "white")))
+        if self.baseline == "white":
+            return model.normalise(torch.ones_like(frames))
+        return torch.stack([remove_all(x, self.baseline, model, 0, "") for x in model.normalise(frames)])
 
     def _shares(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Integrated gradients of every voxel and channel; clip by clip, so memory is that of one chunk of steps."""
