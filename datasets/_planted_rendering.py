@@ -228,8 +228,8 @@ def _draw_distractors(generator: Generator, aspect: float) -> tuple[Sprite, ...]
 
 
 def _draw_sprite(generator: Generator, aspect: float, motion: Motion) -> Sprite:
-    """A sprite placed uniformly, but that its centre stays .06 heights inside the frame all the way."""
-    rim, reach_x, reach_y = 0.06, abs(motion.right) / 2, abs(motion.down) / 2
+    """A sprite placed uniformly, but that its centre stays .03 heights inside the frame all the way."""
+    rim, reach_x, reach_y = 0.03, abs(motion.right) / 2, abs(motion.down) / 2
     exponent = (1.0, 2.0, 8.0)[int(torch.randint(3, (), generator=generator))]
     return Sprite(
         texture=_draw_texture(generator, modes=6, frequencies=(0.3, 0.8), contrast=0.4),

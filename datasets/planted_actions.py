@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -12,9 +15,12 @@ from vidattr_bench.clip import Clip, Tube
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
 from vidattr_bench.errors import DataError, did_you_mean
 from vidattr_bench.model import ClipInput
+from vidattr_bench.plugins import create
 from vidattr_bench.randomness import generator
 
 from ._planted_rendering import Motion, Scene, draw_scene
+from ._planted_verification import table, verify
+from ._planted_writing import write_ucf101
 
 _MOTIONS = {
     "FlashDarkLight": Motion(flash=-0.4),
@@ -96,3 +102,27 @@ class PlantedActions(ClipDataModule):
     def fingerprint(self) -> str:
         """Equal for equal seeds: the clips are made from nothing else."""
         return f"scenes={self.scenes}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`write ROOT`: the clips in UCF101's layout. `verify MODEL ...`: does the planted truth hold for these models?"""
+    parser = argparse.ArgumentParser(prog="python -m vidattr_bench.datasets.planted_actions", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    write = commands.add_parser("write", help="write the test and train parts as UCF101 lies on disk")
+    write.add_argument("root", type=Path)
+    write.add_argument("--train-clips", type=int, default=40)
+    check = commands.add_parser("verify", help="intervene on the clips and count what models answer")
+    check.add_argument("models", nargs="+", metavar="SPEC")
+    check.add_argument("--part", default="test")
+    for command in (write, check):
+        command.add_argument("--clips", type=int, default=40)
+    options = parser.parse_args(arguments)
+    if options.command == "write":
+        write_ucf101(PlantedActions(clips=options.clips, train_clips=options.train_clips), options.root)
+        return
+    module = PlantedActions(part=options.part, clips=options.clips)
+    print(table([(spec, verify(create("models", spec).build(), module)) for spec in options.models]))
+
+
+if __name__ == "__main__":
+    main()
