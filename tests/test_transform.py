@@ -122,6 +122,16 @@ def test_integer_factors_are_plain_means():
     torch.testing.assert_close(pixels, expected)
 
 
+def test_area_is_what_opencv_calls_area():
+    cv2 = pytest.importorskip("cv2")
+    frames = torch.randint(0, 256, (1, 48, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels, _ = fit(frames, torch.zeros(0, 4), ClipInput(size=(21, 35), crop="none", interpolation="area"))
+    expected = cv2.resize(frames[0].numpy(), (35, 21), interpolation=cv2.INTER_AREA)
+    torch.testing.assert_close(
+        pixels[:, 0] * 255, torch.from_numpy(expected).permute(2, 0, 1).float(), rtol=0, atol=0.51
+    )
+
+
 def test_the_same_size_changes_nothing():
     frames = torch.randint(0, 256, (3, 24, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for interpolation in ("area", "bilinear", "nearest"):
