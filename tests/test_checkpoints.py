@@ -57,6 +57,13 @@ def test_our_own_file_gives_weights_and_metadata(tmp_path):
     assert checkpoints.class_names(extras, tmp_path) == tuple(NAMES)
 
 
+@pytest.mark.parametrize(("text", "message"), [("{", "no readable safetensors"), ("[]", "must be a JSON object")])
+def test_damaged_metadata_is_named(tmp_path, text, message):
+    save_file(prefixed(""), tmp_path / "own.safetensors", {"vidattr_bench": text})
+    with pytest.raises(ModelError, match=rf"own\.safetensors.*{message}"):
+        checkpoints.load_state(tmp_path / "own.safetensors")
+
+
 def test_safetensors_is_known_by_its_content(tmp_path):
     save_file(prefixed("module."), tmp_path / "weights.bin")
     state, extras = checkpoints.load_state(tmp_path / "weights.bin")

@@ -45,10 +45,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(_existing(path), framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY, "{}")
-    except SafetensorError as error:
+            metadata = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+    except (SafetensorError, ValueError) as error:
         raise ModelError(f"{path} is no readable safetensors file: {error}; copy or download it again") from error
-    metadata: dict[str, Any] = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise ModelError(f"{path}: the metadata under {_KEY!r} must be a JSON object")
     return metadata
 
 

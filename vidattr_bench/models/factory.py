@@ -82,7 +82,7 @@ class Factory(ModelEntry):
         except Exception as error:
             raise ModelError(f"{self.callable} failed: {error!r}") from error
         if not isinstance(made, nn.Module):
-            raise ModelError(f"{self.callable} returned a {type(made).__name__}; it must return a torch.nn.Module")
+            raise ModelError(f"{self.callable} returned {type(made).__name__}, not a torch.nn.Module")
         return made
 
     def _describe(self, net: nn.Module, classes: tuple[str, ...], extras: dict[str, Any]) -> VideoModel:
