@@ -20,17 +20,14 @@ _TEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"{\char34}",
     # A row or rule of a tabular would read these as its optional argument.
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
-    # Ligatures would change the spelling.
-    "-": "{-}",
     "`": "{`}",
-    "'": "{'}",
 }
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$@:-])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~$])")
 _UNSAFE_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._=]+")
 
 
@@ -47,9 +44,9 @@ def html(text: object) -> str:
 def tex(text: object) -> str:
     r"""`text` for LaTeX: no character of it starts a command, a comment, mathematics or an optional argument.
 
-    Double quotes need the T1 font encoding; letters beyond Latin need XeLaTeX or LuaLaTeX.
+    Letters beyond ASCII need the T1 font encoding, letters beyond Latin XeLaTeX or LuaLaTeX.
     """
-    return "".join(_TEX.get(char, char) for char in printable(text))
+    return "".join(_TEX.get(char, char) for char in printable(text)).replace("--", "-{}-")
 
 
 def markdown(text: object) -> str:
@@ -64,6 +61,6 @@ def slug(label: str) -> str:
     the label's SHA-256 follow.
     """
     kept = _UNSAFE_IN_FILE_NAMES.sub("-", label).strip(".-")[:64]
-    if kept == label:
+    if kept and kept == label:
         return kept
     return f"{kept or 'unnamed'}-{hashlib.sha256(label.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -1,0 +1,154 @@
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from PIL import Image
+
+from vidattr_bench import pictures
+
+EVIL = "evil_\\input{x}<script>[bold]"
+T, H, W = 5, 24, 32
+
+
+@pytest.fixture
+def frames():
+    return np.random.default_rng(0).integers(0, 256, size=(T, H, W, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def relevance():
+    return np.random.default_rng(1).normal(size=(T, H, W)).astype(np.float32)
+
+
+@pytest.fixture
+def tube():
+    mask = np.zeros((T, H, W), dtype=bool)
+    mask[1:4, 6:18, 8:28] = True
+    return mask
+
+
+@given(hnp.arrays(np.float32, (3, 4, 5), elements=st.floats(-1e6, 1e6, width=32)), st.floats(0.01, 100))
+@settings(max_examples=30, deadline=None)
+def test_scaled_is_between_0_and_1_and_ignores_shift_and_scale(relevance, factor):
+    shown = pictures.scaled(relevance)
+    assert shown.min() == 0
+    assert shown.max() == (1 if np.ptp(relevance) > 0 else 0)
+    if np.ptp(relevance) > 1:
+        np.testing.assert_allclose(pictures.scaled(relevance * factor + 3), shown, atol=1e-3)
+
+
+def test_heat_is_half_frame_and_half_colour_map(frames):
+    shown = np.linspace(0, 1, T * H * W, dtype=np.float32).reshape(T, H, W)
+    colours = mpl.colormaps["turbo"](shown)[..., :3] * 255
+    np.testing.assert_allclose(2.0 * pictures.heat(frames, shown) - frames, colours, atol=1.01)
+
+
+def test_focus_has_opacity_from_20_to_255(frames):
+    np.testing.assert_array_equal(pictures.focus(frames, np.ones((T, H, W), np.float32)), frames)
+    faint = pictures.focus(frames, np.zeros((T, H, W), np.float32))
+    np.testing.assert_allclose(faint, frames * (20 / 255), atol=0.5)
+
+
+def test_frames_are_spread_evenly():
+    assert pictures.evenly_spaced(16, 8) == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert pictures.evenly_spaced(5, 8) == [0, 1, 2, 3, 4]
+    assert pictures.evenly_spaced(9, 3) == [1, 4, 7]
+
+
+def test_outline_is_the_border_of_the_tube_and_nothing_else(frames, tube):
+    outlined = pictures._outlined(frames, tube)
+    np.testing.assert_array_equal(outlined[~tube], frames[~tube])
+    np.testing.assert_array_equal(outlined[[0, 4]], frames[[0, 4]])
+    assert (outlined[1:4, 6, 8:28] == 255).all()
+    assert (outlined[1:4, 6:18, 27] == 255).all()
+    assert (outlined[1:4, 7, 9:27] == 0).all()
+    np.testing.assert_array_equal(outlined[1:4, 8:16, 10:26], frames[1:4, 8:16, 10:26])
+
+
+def test_outline_closes_at_the_edge_of_the_frame(frames):
+    outlined = pictures._outlined(frames, np.ones((T, H, W), dtype=bool))
+    assert (outlined[:, [0, -1]] == 255).all()
+    assert (outlined[:, :, [0, -1]] == 255).all()
+
+
+def tiles(sheet, row, n_rows, factor=4):
+    """The tiles of a row of a sheet, cut out by the layout that the module declares."""
+    h, w = H * factor, W * factor
+    left = sheet.width - T * (w + pictures._GAP)
+    top = sheet.height - n_rows * (h + pictures._GAP)
+    y = top + row * (h + pictures._GAP)
+    pixels = np.asarray(sheet)
+    return np.stack([pixels[y : y + h, left + at * (w + 4) : left + at * (w + 4) + w] for at in range(T)])
+
+
+def test_strip_has_the_clip_on_top_and_a_row_a_method(frames, relevance):
+    sheet = pictures.strip(frames, {"gradient": relevance, "constant": np.ones_like(relevance)})
+    large = [Image.fromarray(frame).resize((4 * W, 4 * H), Image.Resampling.BICUBIC) for frame in frames]
+    plain = np.stack([np.asarray(frame) for frame in large])
+    np.testing.assert_array_equal(tiles(sheet, 0, 3), plain)
+    np.testing.assert_array_equal(tiles(sheet, 2, 3), pictures.heat(plain, np.zeros(plain.shape[:3], np.float32)))
+
+
+def test_relevance_is_scaled_over_the_clip_not_over_the_frames_shown(frames):
+    rising = np.broadcast_to(np.arange(T, dtype=np.float32)[:, None, None], (T, H, W))
+    white = np.full_like(frames, 255)
+    sheet = pictures.strip(white, {"rising": rising}, style="focus", columns=2)
+    pixels = np.asarray(sheet)[-20, -2 * (4 * W) :: 4 * W, 0]
+    assert pictures.evenly_spaced(T, 2) == [1, 3]
+    np.testing.assert_allclose(pixels, [20 + 235 * 0.25, 20 + 235 * 0.75], atol=1)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 64), (112, 112), (300, 400)])
+def test_tiles_are_large_enough_to_see(size):
+    frames = np.zeros((2, *size, 3), dtype=np.uint8)
+    sheet = pictures.strip(frames, {EVIL: np.zeros((2, *size))})
+    assert sheet.width > 2 * 100
+    assert sheet.height > 2 * 90
+
+
+def test_labels_are_wrapped_and_never_lost_silently():
+    assert pictures._wrapped("grad_cam") == ["grad_cam"]
+    assert "".join(pictures._wrapped(EVIL)) == EVIL
+    long = pictures._wrapped("x" * 500)
+    assert len(long) == 4
+    assert long[-1].endswith("...")
+    assert pictures._wrapped("") == [""]
+
+
+def test_inputs_are_not_modified(frames, relevance, tube):
+    copies = frames.copy(), relevance.copy(), tube.copy()
+    pictures.strip(frames, {"gradient": relevance}, tube)
+    for now, before in zip((frames, relevance, tube), copies, strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+def test_a_map_of_another_size_is_refused(frames, relevance, tube, tmp_path):
+    with pytest.raises(ValueError, match=r"gradient has shape \(5, 32, 24\)"):
+        pictures.strip(frames, {"gradient": relevance.transpose(0, 2, 1)})
+    with pytest.raises(ValueError, match="tube has shape"):
+        pictures.animation(frames, relevance, tmp_path / "a.gif", tube[:2])
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_everything_of_a_clip_is_written_under_safe_names(frames, relevance, tube, tmp_path, suffix):
+    maps = {"grad_cam": relevance, EVIL: -relevance, "../up": relevance}
+    files = pictures.draw_clip(tmp_path / "clip", frames, maps, tube, suffix=suffix)
+    assert sorted((tmp_path / "clip").iterdir()) == sorted(files)
+    assert [path.name for path in files[:3]] == ["heat.png", "focus.png", f"film-grad_cam{suffix}"]
+    assert all(path.stat().st_size > 500 for path in files)
+    assert list(tmp_path.iterdir()) == [tmp_path / "clip"]
+
+
+def test_film_shows_frame_heat_and_focus_side_by_side(tmp_path):
+    white, most = np.full((T, H, W, 3), 255, np.uint8), np.zeros((T, H, W))
+    most[2:] = 1
+    with Image.open(pictures.animation(white, most, tmp_path / "film.gif")) as film:
+        assert film.n_frames == T
+        film.seek(T - 1)
+        pixels = np.asarray(film.convert("RGB")).astype(int)
+    panel = pixels.shape[1] // 3
+    red = np.array(mpl.colormaps["turbo"](1.0)[:3]) * 127.5 + 127.5
+    for at, colour in enumerate((np.full(3, 255), red, np.full(3, 255))):
+        np.testing.assert_allclose(pixels[40, at * panel + panel // 2], colour, atol=40)

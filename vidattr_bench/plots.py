@@ -1,0 +1,265 @@
+"""Plots of a run for a paper: perturbation curves and an overview of the endpoints, as PNG and PDF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+from scipy.integrate import trapezoid
+
+from vidattr_bench.cells import direction, split_substrate
+from vidattr_bench.statistics import cluster_intervals
+from vidattr_bench.summary import Facts, metric_facts
+from vidattr_bench.text import printable, slug
+
+_GRID = np.linspace(0, 1, 33)
+_PER_FIGURE = 8
+_RESAMPLES = 2000
+_GREY = "0.45"
+_DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_MARKERS = "os^DvPX*"
+_SETTINGS: Any = {
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    "legend.frameon": False,
+    "axes.titlesize": 9,
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
+}
+_PANELS = {"morf": "Deletion: most relevant first", "lerf": "Insertion: most relevant first"}
+_AXES = {"morf": "fraction removed", "lerf": "fraction inserted"}
+
+
+def draw_curves(curves: pd.DataFrame, scores: pd.DataFrame, facts: Facts, folder: Path) -> list[Path]:
+    """Draw deletion beside insertion, a figure for every unit and substrate and for at most eight methods.
+
+    Insertion is the least-relevant-first curve read backwards. Curves are interpolated to 33 fractions, averaged over
+    draws, then over clips; the band is the pointwise 95 % studentised cluster bootstrap interval. Controls are grey,
+    dashed and without band, and stand in every figure. A method has the same colour everywhere; the legend is sorted by
+    the area between the two curves.
+
+    Args:
+        curves: columns clip, method, unit, substrate, order, seed, fraction, score.
+        scores: columns clip and group tell which clips belong together.
+        facts: which methods are controls.
+        folder: where the files go.
+
+    Returns:
+        The files, PNG and PDF of every figure.
+    """
+    groups = scores.groupby("clip")["group"].first()
+    files: list[Path] = []
+    for (unit, substrate), part in curves.groupby(["unit", "substrate"], sort=True):
+        means = _clip_curves(part)
+        styles = _styles(_in_order(means, facts.get("methods", {})), facts)
+        for number, page in enumerate(_pages(styles), start=1):
+            name = f"curves-{slug(str(unit))}-{slug(str(substrate))}" + (f"-{number}" if number > 1 else "")
+            figure = _curve_figure(means, groups, page, f"unit {unit}, substrate {substrate}")
+            files += _save(figure, folder / name)
+    return files
+
+
+def draw_overview(summary: pd.DataFrame, facts: Facts, folder: Path, *, metrics: Sequence[str] = ()) -> list[Path]:
+    """Draw every method's mean and 95 % interval on `metrics`, a panel each, sorted by the first.
+
+    By default the first metric of each family and substrate, those of cost left out. A dotted line is the chance level.
+    Returns the files: PNG and PDF.
+    """
+    chosen = list(metrics) or _endpoints(summary, facts)
+    if not chosen:
+        return []
+    rows = summary[summary["subset"].eq("all") & summary["metric"].isin(chosen) & summary["clips"].gt(0)]
+    with _theme():
+        figure = _overview_figure(rows, chosen, facts)
+        return _save(figure, folder / "overview")
+
+
+@contextmanager
+def _theme() -> Iterator[None]:
+    """Seaborn's ticks for paper, fonts embedded as journals want them; the global state comes back."""
+    with mpl.rc_context(), sns.axes_style("ticks"), sns.plotting_context("paper"):
+        mpl.rcParams.update(_SETTINGS)
+        yield
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
+    with _theme():
+        figure.savefig(png, dpi=200, metadata={"Software": None})
+        figure.savefig(pdf, metadata={"CreationDate": None})
+    return [png, pdf]
+
+
+def _clip_curves(curves: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """For every (method, order): a row a clip and a column a fraction of the common grid, averaged over draws."""
+    found: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    ordered = curves.sort_values("fraction", kind="stable")
+    for key, curve in ordered.groupby(["method", "order", "clip", "seed"], sort=False):
+        method, order, clip, _ = map(str, key)
+        values = np.interp(_GRID, curve["fraction"].to_numpy(), curve["score"].to_numpy())
+        found.setdefault((method, order), {}).setdefault(clip, []).append(values)
+    return {
+        key: pd.DataFrame({clip: np.mean(draws, axis=0) for clip, draws in clips.items()}, index=_GRID).T.sort_index()
+        for key, clips in found.items()
+    }
+
+
+def _in_order(means: Mapping[tuple[str, str], Any], known: Any) -> list[str]:
+    present = dict.fromkeys(method for method, _ in means)
+    return [*(method for method in known if method in present), *(method for method in present if method not in known)]
+
+
+def _styles(methods: Sequence[str], facts: Facts) -> dict[str, dict[str, Any]]:
+    """Line styles: a colour and a marker for every method, grey dashes for controls."""
+    palette = [
+        colour for at, colour in enumerate(sns.color_palette("colorblind", 10)) if at not in (7, 8)
+    ]  # grey, yellow
+    styles: dict[str, dict[str, Any]] = {}
+    seen = {True: 0, False: 0}
+    for method in methods:
+        informed = bool(facts.get("methods", {}).get(method, {}).get("informed", True))
+        at = seen[informed]
+        seen[informed] += 1
+        styles[method] = _informed_style(palette, at) if informed else _control_style(at)
+    return styles
+
+
+def _informed_style(palette: Sequence[Any], at: int) -> dict[str, Any]:
+    marker = {"marker": _MARKERS[at % len(_MARKERS)], "markersize": 4, "markevery": (at % 4, 8), "markeredgewidth": 0}
+    return {"color": palette[at % len(palette)], "linestyle": "-", "linewidth": 1.5, **marker}
+
+
+def _control_style(at: int) -> dict[str, Any]:
+    return {"color": _GREY, "linestyle": _DASHES[at % len(_DASHES)], "linewidth": 1.1}
+
+
+def _pages(styles: dict[str, dict[str, Any]]) -> Iterator[dict[str, dict[str, Any]]]:
+    """At most eight informed methods at a time, each time with all controls."""
+    informed = [method for method, style in styles.items() if style["color"] != _GREY]
+    controls = [method for method in styles if method not in informed]
+    for start in range(0, max(len(informed), 1), _PER_FIGURE):
+        yield {method: styles[method] for method in [*informed[start : start + _PER_FIGURE], *controls]}
+
+
+def _curve_figure(
+    means: Mapping[tuple[str, str], pd.DataFrame],
+    groups: pd.Series,
+    styles: Mapping[str, Mapping[str, Any]],
+    title: str,
+) -> Figure:
+    with _theme():
+        figure = Figure(figsize=(7.2, 3.1), layout=ConstrainedLayoutEngine(wspace=0.06))
+        left, right = figure.subplots(1, 2, sharey=True)
+        lines: dict[str, Any] = {}
+        ranked = sorted(styles, key=lambda method: (styles[method]["color"] == _GREY, -_area_between(means, method)))
+        for axes, order in ((left, "morf"), (right, "lerf")):
+            for method in ranked:
+                style = styles[method]
+                if (method, order) in means:
+                    lines[method] = _draw_band(axes, means[method, order], groups, style, backwards=order == "lerf")
+            axes.set(title=_PANELS[order], xlabel=_AXES[order], xlim=(0, 1))
+            sns.despine(ax=axes)
+        left.set_ylabel("probability of the target")
+        left.set_ylim(bottom=0)
+        figure.suptitle(printable(title), fontsize=9)
+        _legend(figure, lines)
+    return figure
+
+
+def _area_between(means: Mapping[tuple[str, str], pd.DataFrame], method: str) -> float:
+    """Area under the least-relevant-first curve less that under the most-relevant-first one; 0 where one is missing."""
+    if (method, "morf") not in means or (method, "lerf") not in means:
+        return 0.0
+    return float(trapezoid((means[method, "lerf"].mean() - means[method, "morf"].mean()).to_numpy(), _GRID))
+
+
+def _draw_band(
+    axes: Axes, curves: pd.DataFrame, groups: pd.Series, style: Mapping[str, Any], *, backwards: bool
+) -> Any:
+    """A mean curve with its band; a curve by removed fraction is read `backwards` as one by inserted fraction."""
+    values = curves.to_numpy()[:, ::-1] if backwards else curves.to_numpy()
+    intervals = cluster_intervals(values, groups.reindex(curves.index).tolist(), resamples=_RESAMPLES)
+    mean, low, high = (
+        np.array([getattr(interval, name) for interval in intervals]) for name in ("mean", "low", "high")
+    )
+    is_control = style["color"] == _GREY
+    if not is_control:
+        axes.fill_between(_GRID, low, high, color=style["color"], alpha=0.12, linewidth=0)
+    return axes.plot(_GRID, mean, zorder=2 if is_control else 3, **style)[0]
+
+
+def _legend(figure: Figure, lines: Mapping[str, Any]) -> None:
+    """A legend whose labels are text as it stands: none is left out for a leading underscore."""
+    legend = figure.legend(list(lines.values()), ["-"] * len(lines), loc="outside right center", fontsize=7.5)
+    for entry, label in zip(legend.get_texts(), lines, strict=True):
+        entry.set_text(_short(label))
+
+
+def _short(label: str) -> str:
+    safe = printable(label)
+    return safe if len(safe) <= 40 else f"{safe[:37]}..."
+
+
+def _endpoints(summary: pd.DataFrame, facts: Facts) -> list[str]:
+    """The first metric of each family and substrate, without cost."""
+    present = set(summary.loc[summary["clips"] > 0, "metric"])
+    first: dict[tuple[Any, str], str] = {}
+    for metric, fact in metric_facts(facts).items():
+        if metric in present and fact.get("family") != "cost":
+            first.setdefault((fact.get("family"), split_substrate(metric, fact)[1]), metric)
+    return list(first.values())
+
+
+def _overview_figure(rows: pd.DataFrame, metrics: Sequence[str], facts: Facts) -> Figure:
+    known = metric_facts(facts)
+    methods = _ranked(rows, metrics[0], facts, direction(known.get(metrics[0], {})))
+    styles = _styles(methods, facts)
+    figure = Figure(figsize=(2.0 + 2.2 * len(metrics), 0.9 + 0.22 * len(methods)), layout="constrained")
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        part = rows[rows["metric"] == metric].set_index("method").reindex(methods)
+        _draw_dots(axes, part, [styles[method]["color"] == _GREY for method in methods])
+        arrow = {1: " ↑", -1: " ↓", 0: ""}[direction(known.get(metric, {}))]
+        axes.set_title(printable(metric) + arrow)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="x", color="0.9", linewidth=0.6)
+        sns.despine(ax=axes, left=True)
+        axes.tick_params(left=False)
+    panels[0].set_yticks(range(len(methods)), [_short(method) for method in methods])
+    panels[0].invert_yaxis()
+    return figure
+
+
+def _ranked(rows: pd.DataFrame, metric: str, facts: Facts, sign: int) -> list[str]:
+    """Methods from best to worst, then controls alike."""
+    means = rows[rows["metric"] == metric].set_index("method")["mean"]
+
+    def key(method: str) -> tuple[bool, float]:
+        mean = float(means.get(method, math.nan))
+        informed = facts.get("methods", {}).get(method, {}).get("informed", True)
+        return not informed, math.inf if math.isnan(mean) else -(sign or 1) * mean
+
+    return sorted(dict.fromkeys(rows["method"]), key=key)
+
+
+def _draw_dots(axes: Axes, part: pd.DataFrame, is_control: Sequence[bool]) -> None:
+    blue = sns.color_palette("colorblind")[0]
+    limits = part[["mean", "low", "high"]].to_numpy(float)
+    for at, (control, (mean, low, high)) in enumerate(zip(is_control, limits, strict=True)):
+        colour, shape = (_GREY, "D") if control else (blue, "o")
+        axes.plot([low, high], [at, at], color=colour, linewidth=1.3, solid_capstyle="butt")
+        axes.plot([mean], [at], shape, color=colour, markersize=4, markerfacecolor="white" if control else colour)
+    chance = part["chance"].dropna()
+    if len(chance):
+        axes.axvline(float(chance.median()), color="0.3", linestyle=":", linewidth=1)

@@ -1,0 +1,207 @@
+"""Scores and costs of one run -> one row a (method, metric, subset): mean, interval, counts, difference to chance."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vidattr_bench.errors import DataError
+from vidattr_bench.statistics import Interval, cluster_intervals
+
+Facts = Mapping[str, Any]
+SUBSETS = ("all", "correct", "shared")
+COLUMNS = [
+    *("method", "metric", "subset", "clips", "groups", "mean", "low", "high", "chance"),
+    *("defined", "undefined", "failed", "not_applicable"),
+    *("difference", "difference_low", "difference_high", "reason"),
+]
+COST_FACTS: dict[str, dict[str, Any]] = {
+    "seconds": {"units": "seconds a clip", "summary": "Wall time of one attribution."},
+    "forwards": {"units": "clips forward", "summary": "Clips sent forward through the model by one attribution."},
+    "backwards": {"units": "clips backward", "summary": "Clips sent backward through the model by one attribution."},
+    "peak_memory": {"units": "bytes", "summary": "Peak memory of the device during one attribution."},
+}
+_COST_COLUMNS = {"seconds": "seconds", "forwards": "forwards", "backwards": "backwards", "peak_memory": "memory"}
+_NONE = Interval(np.nan, np.nan, np.nan, 0, 0)
+_BEST_FIRST = ("ok", "failed", "not_applicable", "undefined")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cells:
+    """All cells of one metric: frames with a row a clip and a column a method."""
+
+    metric: str
+    value: pd.DataFrame
+    chance: pd.DataFrame
+    status: pd.DataFrame
+    reason: pd.DataFrame
+
+
+def metric_facts(facts: Facts) -> dict[str, Any]:
+    """The declared facts of all metrics by label, those of cost included."""
+    cost = {name: {"family": "cost", "higher_is_better": False, **fact} for name, fact in COST_FACTS.items()}
+    return {**facts.get("metrics", {}), **cost}
+
+
+def summarise(scores: pd.DataFrame, costs: pd.DataFrame, facts: Facts) -> pd.DataFrame:
+    """One row a (method, metric, subset), in the order of `facts`, metrics of cost last.
+
+    The subset `all` is every clip; `correct`, the clips whose prediction is right; `shared`, the clips on which every
+    method that is defined anywhere is defined for this metric. `clips` and `groups` are what the mean is over;
+    `defined`, `undefined`, `failed` and `not_applicable` count all clips of the subset (of `all` for `shared`). The
+    draws of a stochastic method are averaged within a clip first; a clip is defined where any draw is. `difference` is
+    the paired difference to the method that `facts` calls chance, as raw values. `reason` is the most frequent one of
+    what failed, else of what does not apply, else of what is undefined. Costs are those of one attribution.
+
+    Raises:
+        DataError: the scores are of more than one data set, split, model or weights.
+    """
+    _check_one_run(scores)
+    clips = _clips(scores, costs)
+    cells = [*_score_cells(scores, clips, facts), *_cost_cells(scores, costs, clips, facts)]
+    rows = [row for metric in cells for subset in SUBSETS for row in _rows(metric, subset, clips, facts)]
+    order = {method: at for at, method in enumerate(_ordered(facts.get("methods", {}), (r["method"] for r in rows)))}
+    rows.sort(key=lambda row: order[row["method"]])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def per_clip(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row a (method, metric, clip): value and chance averaged over draws, the best status and its reason."""
+    rank = scores["status"].map({status: at for at, status in enumerate(_BEST_FIRST)})
+    usable = scores["status"].eq("ok")
+    frame = scores.assign(
+        rank=rank,
+        value=scores["value"].astype(float).where(usable),
+        chance=scores["chance"].astype(float).where(usable),
+    )
+    cells = frame.sort_values("rank", kind="stable").groupby(["method", "metric", "clip"], sort=False)
+    return cells.agg(
+        value=("value", "mean"), chance=("chance", "mean"), status=("status", "first"), reason=("reason", "first")
+    ).reset_index()
+
+
+def _check_one_run(scores: pd.DataFrame) -> None:
+    for column in ("dataset", "split", "model", "weights"):
+        found = sorted(map(str, scores[column].unique())) if column in scores else []
+        if len(found) > 1:
+            raise DataError(
+                f"the scores are of {len(found)} values of {column} ({', '.join(found)}); summarise one run"
+            )
+
+
+def _clips(scores: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """Group and correctness of every clip, indexed by clip in sorted order.
+
+    An unknown prediction is not correct; a clip without scores is a group of its own.
+    """
+    frame = scores[["clip", "group"]].assign(correct=scores["correct"].eq(True).fillna(False).astype(bool))
+    known = frame.groupby("clip").agg(group=("group", "first"), correct=("correct", "max"))
+    clips = known.reindex(sorted({*known.index, *costs.loc[costs["step"] == "attribution", "clip"]}))
+    own = clips.index.to_series()
+    return clips.assign(group=clips["group"].fillna(own), correct=clips["correct"].eq(True))
+
+
+def _ordered(known: Mapping[str, Any], found: Any) -> list[str]:
+    """Labels in the order in which they are declared, those not declared after them."""
+    present = dict.fromkeys(found)
+    return [*(label for label in known if label in present), *(label for label in present if label not in known)]
+
+
+def _score_cells(scores: pd.DataFrame, clips: pd.DataFrame, facts: Facts) -> Iterator[_Cells]:
+    long = per_clip(scores)
+    methods = _ordered(facts.get("methods", {}), long["method"])
+    for metric in _ordered(facts.get("metrics", {}), long["metric"]):
+        if metric in COST_FACTS:
+            continue
+        rows = long[long["metric"] == metric]
+        wide = {
+            column: rows.pivot_table(index="clip", columns="method", values=column, aggfunc="first", dropna=False)
+            for column in ("value", "chance", "status", "reason")
+        }
+        present = [method for method in methods if method in set(rows["method"])]
+        yield _Cells(metric, **{name: frame.reindex(clips.index, columns=present) for name, frame in wide.items()})
+
+
+def _cost_cells(scores: pd.DataFrame, costs: pd.DataFrame, clips: pd.DataFrame, facts: Facts) -> Iterator[_Cells]:
+    """What one attribution cost: rows hold the sum over a method's draws, memory the maximum."""
+    own = costs[costs["step"] == "attribution"]
+    if own.empty:
+        return
+    own = _without_failures(own, scores)
+    draws = own["method"].map(lambda label: facts.get("methods", {}).get(label, {}).get("draws", 1))
+    methods = _ordered(facts.get("methods", {}), own["method"])
+    for metric, column in _COST_COLUMNS.items():
+        amounts = own.assign(value=own[column] / (1 if column == "memory" else draws))
+        value = amounts.pivot_table(index="clip", columns="method", values="value", aggfunc="mean", dropna=False)
+        value = value.reindex(clips.index, columns=methods).astype(float)
+        if value.notna().to_numpy().any():
+            status = pd.DataFrame(np.where(value.notna(), "ok", "undefined"), value.index, value.columns)
+            yield _Cells(metric, value, value * np.nan, status, status.where(status == "", ""))
+
+
+def _without_failures(own: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """The costs of maps that were made: not of those whose every score failed or does not apply."""
+    useless = scores["status"].isin(["failed", "not_applicable"]).groupby([scores["clip"], scores["method"]]).all()
+    failed = useless[useless].index
+    return own[~pd.MultiIndex.from_frame(own[["clip", "method"]]).isin(failed)]
+
+
+def _rows(cells: _Cells, subset: str, clips: pd.DataFrame, facts: Facts) -> Iterator[dict[str, Any]]:
+    chosen = _subset(cells.value, subset, clips)
+    asked = chosen if subset == "correct" else pd.Series(True, index=clips.index)
+    value, chance, groups = cells.value[chosen], cells.chance[chosen], clips["group"][chosen].to_numpy()
+    differences = _differences(value, groups, facts)
+    for method, interval in _by_method(value, groups).items():
+        difference = differences.get(method, _NONE)
+        yield {
+            "method": method,
+            "metric": cells.metric,
+            "subset": subset,
+            "clips": interval.clips,
+            "groups": interval.groups,
+            "mean": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "chance": chance[method][value[method].notna()].mean(),
+            **_counts(cells.status[method][asked], cells.reason[method][asked]),
+            "difference": difference.mean,
+            "difference_low": difference.low,
+            "difference_high": difference.high,
+        }
+
+
+def _differences(value: pd.DataFrame, groups: Any, facts: Facts) -> dict[str, Interval]:
+    """Paired differences of every other method to the one that is chance; none where there is no such method."""
+    baseline = next((m for m in value if facts.get("methods", {}).get(m, {}).get("is_chance")), None)
+    if baseline is None:
+        return {}
+    return _by_method(value.drop(columns=baseline).sub(value[baseline], axis=0), groups)
+
+
+def _subset(value: pd.DataFrame, subset: str, clips: pd.DataFrame) -> pd.Series:
+    """Which clips belong to a subset, bool by clip."""
+    if subset == "correct":
+        return clips["correct"]
+    if subset == "shared":
+        applied = value.dropna(axis=1, how="all")
+        return applied.notna().all(axis=1) & (applied.shape[1] > 0)
+    return pd.Series(True, index=clips.index)
+
+
+def _by_method(value: pd.DataFrame, groups: Any) -> dict[str, Interval]:
+    return dict(zip(value.columns, cluster_intervals(value.to_numpy(float), groups), strict=True))
+
+
+def _counts(status: pd.Series, reason: pd.Series) -> dict[str, Any]:
+    counts = {name: int(status.eq(name).sum()) for name in ("undefined", "failed", "not_applicable")}
+    worst = next((name for name in ("failed", "not_applicable", "undefined") if counts[name]), "ok")
+    reasons = reason[status.eq(worst) & status.ne("ok")].dropna()
+    return {
+        "defined": int(status.eq("ok").sum()),
+        **counts,
+        "reason": reasons.mode().iloc[0] if len(reasons) else "",
+    }
