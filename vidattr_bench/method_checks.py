@@ -25,13 +25,19 @@ SIZES = ((6, 20, 28), (9, 28, 20), (4, 23, 33))
 def documented(method: AttributionMethod, model: VideoModel) -> None:
     """A frozen dataclass whose docstring says what the map is; a method that looks at the model names its source."""
     cls = type(method)
-    assert dataclasses.is_dataclass(cls), f"{cls.__name__} must be a dataclass"
-    assert "__dataclass_params__" in vars(cls), f"decorate {cls.__name__} with @dataclasses.dataclass(frozen=True)"
-    assert cls.__dict__["__dataclass_params__"].frozen, f"{cls.__name__} must be a frozen dataclass"
-    assert len(inspect.cleandoc(cls.__doc__ or "").splitlines()[0]) > 20, (
-        f"the docstring of {cls.__name__} must say what the map is"
-    )
+    assert_documented(cls)
+    assert hash(method) == hash(copy.copy(method)), f"{cls.__name__} must be a frozen dataclass with hashable fields"
     assert method.reference or not method.informed, f"{cls.__name__}.reference must name the paper (arXiv or DOI)"
+
+
+def assert_documented(cls: type[Any]) -> None:
+    """The class says what it is, and every annotated attribute is a field or a ClassVar."""
+    first = inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
+    written = len(first) > 20 and not first.startswith(f"{cls.__name__}(")
+    assert written, f"the docstring of {cls.__name__} must say what it is"
+    fields = {field.name for field in dataclasses.fields(cls)}
+    annotated = {name for name, type_ in inspect.get_annotations(cls).items() if "ClassVar" not in str(type_)}
+    assert annotated <= fields, f"decorate {cls.__name__} with @dataclasses.dataclass: {annotated - fields} is no field"
 
 
 def maps_have_the_clips_shape(method: AttributionMethod, model: VideoModel) -> None:

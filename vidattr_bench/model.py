@@ -114,6 +114,7 @@ class VideoModel(nn.Module):
             raise ModelError(f"feature_layer={feature_layer!r} names no module; {did_you_mean(feature_layer, modules)}")
         self._declared_feature_layer = feature_layer
         self.facts: dict[Any, Any] = {}
+        self.eval()
 
     def train(self, mode: bool = True) -> VideoModel:
         """Stay in eval mode: explanations of a training-mode network are never wanted."""

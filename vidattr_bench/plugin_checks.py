@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from vidattr_bench.datamodule import ClipDataModule
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import small_batch, small_model
 from vidattr_bench.method import hook_tables
+from vidattr_bench.method_checks import assert_documented
 from vidattr_bench.metric import Case, Cost, Measurement, Metric
 from vidattr_bench.model import ClipInput, ModelEntry, VideoModel
 
@@ -45,12 +45,6 @@ def _gradient(model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
     return gradient.abs().amax(1)
 
 
-def _documented(cls: type[Any]) -> None:
-    first = inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
-    assert len(first) > 20, f"the docstring of {cls.__name__} must say what it is"
-    assert "__dataclass_params__" in vars(cls), f"decorate {cls.__name__} with @dataclasses.dataclass"
-
-
 def _survives_its_spec(kind: str, plugin: Any) -> None:
     full = plugins.full_spec(kind, plugin)
     for text in (plugins.label(kind, plugin), full):
@@ -60,7 +54,7 @@ def _survives_its_spec(kind: str, plugin: Any) -> None:
 
 def metric_declares_itself(metric: Metric) -> None:
     """It says what it measures, its family and which way is better; its presets can be configured."""
-    _documented(type(metric))
+    assert_documented(type(metric))
     assert metric.family in FAMILIES, f"family must be one of {', '.join(FAMILIES)}, not {metric.family!r}"
     assert metric.higher_is_better in (True, False, None), "higher_is_better must be True, False or None"
     name = plugins.name_of("metrics", type(metric))
@@ -123,7 +117,7 @@ def metric_modifies_nothing(metric: Metric) -> None:
 
 def dataset_documents_itself(dataset: ClipDataModule) -> None:
     """It says what it holds, and its spec leads back to it."""
-    _documented(type(dataset))
+    assert_documented(type(dataset))
     _survives_its_spec("datasets", dataset)
 
 
@@ -197,8 +191,9 @@ def model_gives_logits(model: VideoModel) -> None:
 
 def model_is_frozen(model: VideoModel) -> None:
     """Eval mode, whatever is asked, and no parameter that requires gradients."""
-    model.train()
-    assert not any(module.training for module in model.modules()), "the model must stay in eval mode"
+    for _ in range(2):
+        assert not any(module.training for module in model.modules()), "the model must stay in eval mode"
+        model.train()
     assert not any(parameter.requires_grad for parameter in model.parameters()), "parameters must be frozen"
 
 
@@ -255,7 +250,7 @@ def as_video_model(model: ModelEntry | VideoModel) -> VideoModel:
     """The model an entry builds, its declaration checked; raises `ModelError` where its weights are missing."""
     if isinstance(model, VideoModel):
         return model
-    _documented(type(model))
+    assert_documented(type(model))
     return model.build()
 
 

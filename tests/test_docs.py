@@ -1,0 +1,36 @@
+"""What the pages of docs/ show is run."""
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidattr_bench import methods, plugins
+from vidattr_bench.fixtures import explain, small_batch, small_model
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def method_page(tmp_path, monkeypatch):
+    """The code that checks the method of docs/add_a_method.md, which was dropped into a folder of methods."""
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    code, check = blocks("add_a_method.md")
+    (tmp_path / "method_of_the_page.py").write_text(code, encoding="utf-8")
+    yield check.replace("input_x_gradient", "method_of_the_page")
+    sys.modules.pop("vidattr_bench.methods.method_of_the_page", None)
+
+
+def test_the_method_of_the_page_keeps_the_contract(method_page):
+    exec(compile(method_page, "add_a_method.md", "exec"), {})
+    method = plugins.create("methods", "method_of_the_page:sign=absolute")
+    assert plugins.label("methods", method) == "method_of_the_page:sign=absolute"
+    signed = explain(dataclasses.replace(method, sign="signed"), small_model(), small_batch())
+    torch.testing.assert_close(explain(method, small_model(), small_batch()), signed.abs())

@@ -1,0 +1,257 @@
+"""Plug-ins are found, described without being imported, configured and named; third parties' as ours."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from vidattr_bench import methods, plugins
+from vidattr_bench.errors import PluginError
+from vidattr_bench.spec import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+METHOD = '''
+"""A method that was dropped into the folder."""
+import dataclasses
+from vidattr_bench.method import AttributionMethod
+
+@dataclasses.dataclass(frozen=True)
+class {name}(AttributionMethod):
+    """What is bright in the clip that is explained.
+
+    More text."""
+    informed = False
+    aliases = ("{alias}",)
+    power: float = 1.0
+    range: tuple[float, float] | None = None
+    def attribute(self, model, frames, targets):
+        return frames.mean(1) ** self.power
+'''
+
+
+def python(code: str, *paths: Path) -> str:
+    """What a fresh interpreter prints."""
+    path = ":".join(map(str, [ROOT, *paths]))
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={"PYTHONPATH": path, "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder whose files are methods."""
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    yield tmp_path
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(f"vidattr_bench.methods.{path.stem}", None)
+
+
+def drop(folder: Path, stem: str, text: str) -> Path:
+    path = folder / f"{stem}.py"
+    path.write_text(text)
+    return path
+
+
+def test_a_dropped_in_file_is_a_method(folder):
+    path = drop(folder, "dropped_brightness", METHOD.format(name="Brightness", alias="dropped_bright"))
+    found = plugins.available("methods")["dropped_brightness"]
+    assert (found.summary, found.aliases, found.path) == (
+        "What is bright in the clip that is explained.",
+        ("dropped_bright",),
+        path,
+    )
+    assert found.entry.group == "vidattr_bench.methods"
+    method = plugins.create("methods", "dropped_bright:power=2")
+    assert method.power == 2.0
+    assert plugins.label("methods", method) == "dropped_brightness:power=2.0"
+    assert plugins.full_spec("methods", method) == "dropped_brightness:power=2.0,range=null"
+
+
+def test_helpers_are_no_plugins(folder):
+    drop(folder, "_helper", "raise SystemExit")
+    assert "_helper" not in plugins.available("methods")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("class A(:", "does not parse"),
+        ("x = 1", "holds 0"),
+        ("class A: ...\nclass B: ...", "holds 2"),
+        (METHOD.format(name="Brightness", alias="gradient"), "two plug-ins of kind methods are called 'gradient'"),
+    ],
+)
+def test_broken_files_are_named(folder, text, reason):
+    drop(folder, "dropped_broken", text)
+    with pytest.raises(PluginError, match=reason) as error:
+        plugins.available("methods")
+    assert "dropped_broken.py" in str(error.value)
+
+
+def test_two_files_of_one_name(folder, tmp_path_factory):
+    drop(folder, "gradient", METHOD.format(name="Brightness", alias="dropped_bright"))
+    with pytest.raises(PluginError, match="called 'gradient'"):
+        plugins.available("methods")
+
+
+def test_a_file_that_does_not_import(folder):
+    drop(folder, "dropped_failing", "import no_such_module\nclass Failing:\n    '''Fails.'''\n")
+    assert "dropped_failing" in plugins.available("methods")
+    with pytest.raises(PluginError, match=r"dropped_failing.py.*no_such_module"):
+        plugins.load("methods", "dropped_failing")
+
+
+def test_a_field_called_name_does_not_rename_the_plugin(folder):
+    text = METHOD.format(name="Brightness", alias="dropped_bright").replace("power: float = 1.0", "name: str = 'x'")
+    drop(folder, "dropped_named", text.replace("** self.power", ""))
+    assert plugins.label("methods", plugins.create("methods", "dropped_named:name=y")) == "dropped_named:name=y"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("grad_cm", "did you mean grad_cam?"),
+        ("desalinett", "desalinet"),
+        ("grad_cam:poool=frame", "did you mean pool?"),
+        ("grad_cam:pool=frames", "pool.*frames"),
+        ("integrated_gradients:steps=many", "steps.*many"),
+    ],
+)
+def test_unknown_names_and_values(text, reason):
+    with pytest.raises(PluginError, match=reason) as error:
+        plugins.create("methods", text)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_kind():
+    with pytest.raises(PluginError, match="did you mean methods"):
+        plugins.available("method")
+
+
+@dataclasses.dataclass(frozen=True)
+class Configured:
+    """Fields of all types that specs hold."""
+
+    root: Path
+    count: int | None = None
+    flag: bool = True
+    share: float = 0.5
+    size: tuple[int, int] | None = None
+    shares: tuple[float, ...] = ()
+    words: tuple[str, ...] = ()
+    text: str = ""
+    resize: int | tuple[int, int] | None = None
+    made: tuple[int, ...] = dataclasses.field(default_factory=lambda: (1, 2))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"count": 3, "flag": False, "size": (3, 4), "resize": (7, 8)},
+        {"share": math.inf, "shares": (0.1, 1e-07), "resize": 9},
+        {"words": ("a b", "c,d", "(e"), "text": 'say "no", (or: yes)'},
+        {"text": "null", "words": ("", "1"), "made": ()},
+    ],
+)
+def test_every_type_survives_its_spec(values):
+    configured = Configured(Path("/a b/c"), **values)
+    for text in (plugins.label("methods", configured), plugins.full_spec("methods", configured)):
+        assert plugins.configure(Configured, parse(text)) == configured
+
+
+def test_the_label_omits_defaults_made_by_a_factory():
+    assert plugins.label("methods", Configured(Path("x"))) == "test_plugins:root=x"
+
+
+def test_options_need_no_text():
+    configured = plugins.configure(Configured, parse("c:count=1"), root=Path("/x"), count=2)
+    assert (configured.root, configured.count) == (Path("/x"), 2)
+    with pytest.raises(PluginError, match="root"):
+        plugins.configure(Configured, parse("c:count=1"))
+
+
+def test_version_changes_with_the_file_and_its_helpers(folder):
+    drop(folder, "dropped_brightness", METHOD.format(name="Brightness", alias="dropped_bright"))
+    method = plugins.create("methods", "dropped_brightness")
+    first = plugins.version(method)
+    drop(folder, "_helper", "x = 1")
+    assert plugins.version(method) != first
+
+
+def test_listing_imports_neither_torch_nor_a_plugin():
+    printed = python(
+        """
+        import sys
+        from vidattr_bench import plugins
+        count = sum(len(plugins.available(kind)) for kind in plugins.KINDS)
+        heavy = {"torch", "numpy", "pytorch_lightning", "jsonargparse"} & set(sys.modules)
+        loaded = [name for name in sys.modules if name.startswith(("vidattr_bench.methods.", "vidattr_bench.models."))]
+        print(count > 10, heavy or loaded)
+        """
+    )
+    assert printed == "True []"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """Where the example of a third party is installed."""
+    target, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source")
+    for path in (ROOT / "tests" / "plugin").rglob("*"):
+        if path.suffix in (".py", ".toml"):
+            copy = source / path.relative_to(ROOT / "tests" / "plugin")
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", target, source], check=True)
+    return target
+
+
+def test_a_third_party_is_found_configured_and_checked(site):
+    printed = python(
+        """
+        import sys
+        from vidattr_bench import plugins
+        found = [plugins.available("methods")["brightness"], plugins.available("metrics")["peak"]]
+        assert "vidattr_plugin_example" not in sys.modules and "torch" not in sys.modules
+        assert all("vidattr_plugin_example" in str(plugin.path) for plugin in found)
+
+        import torch
+        from vidattr_bench.testing import check_method, check_metric
+        torch.set_num_threads(1)
+        method, metric = plugins.create("methods", "bright:power=2"), plugins.create("metrics", "peak")
+        check_method(method)
+        check_metric(metric)
+        print(plugins.label("methods", method), plugins.label("metrics", metric))
+        """,
+        site,
+    )
+    assert printed == "brightness:power=2.0 peak"
+
+
+def test_an_entry_point_without_its_module(site, tmp_path):
+    info = tmp_path / "gone-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gone\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vidattr_bench.methods]\ngone = no_such_package.gone\n")
+    printed = python(
+        """
+        from vidattr_bench import plugins
+        try:
+            plugins.available("methods")
+        except plugins.PluginError as error:
+            print(error)
+        """,
+        tmp_path,
+    )
+    assert "gone = no_such_package.gone" in printed
