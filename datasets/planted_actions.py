@@ -25,12 +25,12 @@ from ._planted_writing import write_ucf101
 _MOTIONS = {
     "FlashDarkLight": Motion(flash=-0.4),
     "FlashLightDark": Motion(flash=0.4),
-    "Grow": Motion(growth=math.log(2.2)),
+    "Grow": Motion(growth=math.log(2.5)),
     "MoveDown": Motion(down=0.45),
     "MoveLeft": Motion(right=-0.45),
     "MoveRight": Motion(right=0.45),
     "MoveUp": Motion(down=-0.45),
-    "Shrink": Motion(growth=-math.log(2.2)),
+    "Shrink": Motion(growth=-math.log(2.5)),
     "TurnAnticlockwise": Motion(turn=-2.6),
     "TurnClockwise": Motion(turn=2.6),
 }
