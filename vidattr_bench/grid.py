@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from vidattr_bench.cells import Cell, Column, Header, Row, direction, split_substrate
+from vidattr_bench.cells import Cell, Column, Header, direction, split_substrate
 from vidattr_bench.summary import Facts, metric_facts
 
 FEW_GROUPS = 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ COST_FACTS: dict[str, dict[str, Any]] = {
 }
 _COST_COLUMNS = {"seconds": "seconds", "forwards": "forwards", "backwards": "backwards", "peak_memory": "memory"}
 _NONE = Interval(np.nan, np.nan, np.nan, 0, 0)
+_WORST_FIRST = ("failed", "not_applicable", "undefined")
 _BEST_FIRST = ("ok", "failed", "not_applicable", "undefined")
 
 
@@ -197,11 +199,10 @@ def _by_method(value: pd.DataFrame, groups: Any) -> dict[str, Interval]:
 
 
 def _counts(status: pd.Series, reason: pd.Series) -> dict[str, Any]:
-    counts = {name: int(status.eq(name).sum()) for name in ("undefined", "failed", "not_applicable")}
-    worst = next((name for name in ("failed", "not_applicable", "undefined") if counts[name]), "ok")
-    reasons = reason[status.eq(worst) & status.ne("ok")].dropna()
-    return {
-        "defined": int(status.eq("ok").sum()),
-        **counts,
-        "reason": reasons.mode().iloc[0] if len(reasons) else "",
-    }
+    """Clips by status, and the most frequent reason of the worst status there is."""
+    pairs = Counter(zip(status.tolist(), reason.tolist(), strict=True))
+    counts = {name: sum(n for (found, _), n in pairs.items() if found == name) for name in _WORST_FIRST}
+    worst = next((name for name in _WORST_FIRST if counts[name]), "")
+    reasons = sorted((-n, text) for (found, text), n in pairs.items() if found == worst and isinstance(text, str))
+    defined = sum(n for (found, _), n in pairs.items() if found == "ok")
+    return {"defined": defined, **counts, "reason": reasons[0][1] if reasons else ""}
