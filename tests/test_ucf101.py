@@ -382,8 +382,8 @@ def test_mat_and_pickle_hold_the_same_4458_tubes(real_data):
 
 
 # Boxes x, y, w, h read from the original XML (tubes/xgtf/<clip>.xgtf) in frames where the corrected file agrees with
-# it, and turned into x0, y0, x1, y1 of the decoded frames by hand: x0 = x - 1, x1 = x0 + w, times 340/320 and 256/240 in a
-# 340x256 video; in the last case times 149/320 and 112/240, minus the 18 columns that the crop takes off.
+# it, and turned into x0, y0, x1, y1 of the decoded frames by hand: x0 = x - 1, x1 = x0 + w, times 340/320 and 256/240
+# in a 340x256 video; in the last case times 149/320 and 112/240, minus the 18 columns that the crop takes off.
 BY_HAND = [
     # avi; frame 1: 7 3 139 229 and 191 9 115 164; frame 31: 48 1 139 229 and 158 7 115 164
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,18 @@ def test_equal_frames_of_a_gif_stay_frames(tmp_path):
 def test_an_odd_size_is_made_even_by_repeating_the_edge(tmp_path):
     write_video(tmp_path / "odd.mp4", drawn(3, 33, 45))
     assert read_frames(tmp_path / "odd.mp4", [0]).shape == (1, 34, 46, 3)
+
+
+def test_a_video_filmed_on_end_is_turned_upright(tmp_path):
+    write_video(tmp_path / "level.mp4", drawn())
+    data = bytearray((tmp_path / "level.mp4").read_bytes())
+    # The display matrix of the track header: a quarter turn clockwise, as phones write it.
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    (tmp_path / "on_end.mp4").write_bytes(data)
+    level, upright = (read_frames(tmp_path / name, [4, 20]) for name in ("level.mp4", "on_end.mp4"))
+    assert upright.shape == (2, W, H, 3)
+    assert torch.equal(upright, level.flip(1).transpose(1, 2))
 
 
 @pytest.mark.parametrize(("pattern", "first"), [("{:05d}.jpg", 1), ("frame_{:010d}.jpg", 1), ("img_{:d}.png", 0)])
