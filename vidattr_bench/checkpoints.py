@@ -209,7 +209,7 @@ def preprocessing(extras: Mapping[str, Any], path: Path) -> dict[str, Any]:
         wanted: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in extras["input"].items()
         }
-        mean, std = ([float(value) for value in extras[key]] for key in ("mean", "std"))
+        mean, std = (extras[key] and [float(value) for value in extras[key]] for key in ("mean", "std"))
         return {"mean": mean, "std": std, "input": ClipInput(**wanted)}
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"{path} describes its normalisation or clip input wrongly: {error}") from error
