@@ -33,7 +33,25 @@ _HOME = {
     "load": "plugins",
     "run": "runner",
 }
-__all__ = sorted(_HOME)
+__all__ = [
+    "AttributionMethod",
+    "Batch",
+    "Case",
+    "Clip",
+    "ClipDataModule",
+    "ClipInput",
+    "Measurement",
+    "Metric",
+    "ModelEntry",
+    "NotApplicableError",
+    "Tube",
+    "UserError",
+    "VideoModel",
+    "available",
+    "create",
+    "load",
+    "run",
+]
 
 if TYPE_CHECKING:
     from vidattr_bench.clip import Batch, Clip, Tube
@@ -44,12 +62,12 @@ if TYPE_CHECKING:
     from vidattr_bench.model import ClipInput, ModelEntry, VideoModel
     from vidattr_bench.plugins import available, create, load
     from vidattr_bench.runner import run
+else:
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -19,7 +19,8 @@ class Tube:
     Attributes:
         label: index of the class in the data set's list.
         start: first frame, 0-based within the clip.
-        boxes: (n, 4) float, x0, y0, x1, y1 in pixels, half-open; an empty box marks a frame where the crop hides the actor.
+        boxes: (n, 4) float, x0, y0, x1, y1 in pixels, half-open; an empty box marks a frame where the crop hides the
+            actor.
     """
 
     label: int

@@ -1,4 +1,4 @@
-"""ClipDataModule: what files in datasets/ implement, as a Lightning data module that hands out a fixed plan of batches."""
+"""ClipDataModule: what files in datasets/ implement, a Lightning data module that hands out a fixed plan of batches."""
 
 from __future__ import annotations
 

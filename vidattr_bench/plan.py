@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,11 +82,13 @@ def prepare(settings: Settings) -> Plan:
     if not data.plan:
         raise DataError(f"the split {data.split_name} of {settings.dataset} holds no clip on disk")
     facts = {
-        "dataset": plugins.full_spec("datasets", data),
+        "dataset": plugins.full_spec("datasets", data, places=False),
+        "dataset_code": plugins.version(data),
         "data": data.fingerprint(),
         "split": data.split_name,
         "input": str(data.clip_input),
-        "model": plugins.full_spec("models", entry),
+        "model": plugins.full_spec("models", entry, places=False),
+        "model_code": model_code(model),
         "weights": model.weights_hash(),
         "classes": to_model.tolist(),
         "target": settings.target,
@@ -94,6 +98,12 @@ def prepare(settings: Settings) -> Plan:
         "precision": settings.precision,
     }
     return Plan(settings, model, data, methods, metrics, to_model, facts)
+
+
+def model_code(model: VideoModel) -> str:
+    """SHA-256 (16 hex digits) of the structure of the network and of the file that defines it."""
+    source = Path(inspect.getfile(type(model.net))).read_bytes()
+    return hashlib.sha256(repr(model.net).encode() + source).hexdigest()[:16]
 
 
 def configure_methods(specs: Sequence[str]) -> dict[str, AttributionMethod]:

@@ -130,24 +130,29 @@ def name_of(kind: str, cls: type[Any]) -> str:
     return _default_name(kind, cls.__module__.rpartition(".")[2], cls.__name__)
 
 
-def label(kind: str, plugin: Any) -> str:
-    """The row label: the spec of a configured plug-in with fields sorted and defaults omitted."""
-    options = {
-        field.name: getattr(plugin, field.name)
-        for field in dataclasses.fields(plugin)
-        if field.init and getattr(plugin, field.name) != _default(field)
-    }
-    return specs.render(name_of(kind, type(plugin)), options)
+def label(kind: str, plugin: Any, *, places: bool = True) -> str:
+    """The row label: the spec of a configured plug-in with fields sorted and defaults omitted.
+
+    Without `places`, paths are omitted too: what stands there is told apart by hashes, wherever it lies.
+    """
+    options = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
+    defaults = {field.name: _default(field) for field in dataclasses.fields(plugin)}
+    shown = {key: value for key, value in options.items() if value != defaults[key] and _shown(value, places)}
+    return specs.render(name_of(kind, type(plugin)), shown)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def full_spec(kind: str, plugin: Any) -> str:
-    """The spec with every field written out: what a cache key holds, beside `version`."""
+def full_spec(kind: str, plugin: Any, *, places: bool = True) -> str:
+    """The spec with every field written out (paths only with `places`): what a cache key holds, beside `version`."""
     options = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
-    return specs.render(name_of(kind, type(plugin)), options)
+    return specs.render(name_of(kind, type(plugin)), {k: v for k, v in options.items() if _shown(v, places)})
+
+
+def _shown(value: Any, places: bool) -> bool:
+    return places or not isinstance(value, Path)
 
 
 def version(plugin: Any) -> str:

@@ -167,7 +167,7 @@ def record(plan: Plan, store: Store, device: torch.device, forward_batch: int) -
     store.write_provenance(
         {
             "depends_on": numbers_depend_on(plan, device),
-            "dataset": plugins.label("datasets", plan.data),
+            "dataset": plugins.label("datasets", plan.data, places=False),
             "split": plan.data.split_name,
             "model": plan.model.name,
             "target": plan.settings.target,

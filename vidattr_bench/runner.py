@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from pytorch_lightning import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning import LightningModule, Trainer
 from rich.console import Console
 
 from vidattr_bench import perturbation, plugins, provenance, report
@@ -155,7 +155,7 @@ def owed(plan: Plan) -> set[Cell]:
 
 def _subject(plan: Plan, forward_batch: int) -> Subject:
     constants = {
-        "dataset": plugins.label("datasets", plan.data),
+        "dataset": plugins.label("datasets", plan.data, places=False),
         "split": plan.data.split_name,
         "model": plan.model.name,
         "weights": plan.facts["weights"],
