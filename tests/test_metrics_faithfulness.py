@@ -129,14 +129,38 @@ def test_chance_of_srg_is_zero_and_a_random_order_meets_it():
     assert abs(float(values.mean())) < 3 * float(values.std()) / 40**0.5
 
 
-def test_range_normalisation_maps_the_ends_to_one_and_zero(relevance):
-    case = case_of(Linear(), relevance)
-    raw = measure("deletion:substrate=mean,score=logit", case)
-    found = plugins.create("metrics", "deletion:substrate=mean,score=logit,normalise=range").measure(case)
-    clean = torch.stack([case.shared.clean_logits(i)[t] for i, t in enumerate(case.targets.tolist())]).double()
-    defined = found.values.isfinite()
+def test_range_normalisation_maps_the_ends_to_one_and_zero():
+    case = case_of(Linear(), random(8, T, H, W, seed=2))
+    found = measure("deletion:substrate=black,score=logit,normalise=range", case)
+    raw = measure("deletion:substrate=black,score=logit", case)
+    (spec,) = plugins.create("metrics", "deletion:substrate=black").curve_specs()
+    curves, targets = case.curves(spec), case.targets.tolist()
+    clean, empty = (torch.stack([c.morf[end, t] for c, t in zip(curves, targets, strict=True)]) for end in (0, -1))
+    defined = found.isfinite()
     assert defined.any()
-    assert torch.allclose(found.values[defined], (raw / clean)[defined])
+    assert torch.allclose(found[defined], ((raw - empty) / (clean - empty))[defined])
+
+
+class Scaled(nn.Module):
+    """Logits (s m, 0, 0, -s / 2): their range and the target's span grow together with s."""
+
+    def __init__(self, scale: float, span: float) -> None:
+        super().__init__()
+        self.scale, self.span = scale, span
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        target = 1 - self.span * (x.double() == 0).double().mean((1, 2, 3, 4))
+        return self.scale * torch.stack([target, 0 * target, 0 * target, 0 * target - 0.5], 1)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(("span", "reason"), [(0.06, "small_span"), (0.09, ""), (-0.5, "small_span")])
+def test_a_span_is_small_beside_the_range_of_the_clean_logits(scale, span, reason, relevance):
+    # The clean logits range over 1.5, so the limit for the span is .075.
+    case = case_of(Scaled(scale, span), relevance[:1])
+    assert plugins.create("metrics", "srg:substrate=mean,score=logit,normalise=range").measure(case).reasons == (
+        reason,
+    )
 
 
 class Deaf(nn.Module):

@@ -246,6 +246,11 @@ def test_tube_iou_is_temporal_times_mean_spatial_iou():
     assert value("voxel_iou:threshold=0.5", case) == pytest.approx(2 * 18 / (4 * 36 + 3 * 36 - 2 * 18))
 
 
+def test_an_actor_that_leaps_diagonally_is_one_tube():
+    leaper = (0, [(4.0 + 4 * t, 1.0 + 3 * t, 8.0 + 4 * t, 4.0 + 3 * t) for t in range(T)])
+    assert value("tube_iou", case_of(clip_with(leaper))) == 1
+
+
 def test_each_tube_takes_its_best_component():
     clip = clip_with(STILL, (1, [(20.0, 9.0, 30.0, 16.0)] * 3))
     case = case_of(clip, boxed((0, 4, 4, 2, 10, 8), (1, 4, 20, 9, 25, 16), (0, 1, 30, 0, 32, 2)))
