@@ -200,32 +200,31 @@ def model_is_frozen(model: VideoModel) -> None:
 def model_ignores_neighbours(model: VideoModel) -> None:
     """A clip's logits are the same alone and in a batch, and the same again."""
     clips = _clips(model)
-    together = _logits(model, clips)
-    assert torch.equal(together, _logits(model, clips)), "the same clips must give the same logits"
-    alone = torch.cat([_logits(model, clips[:1]), _logits(model, clips[1:])])
-    assert torch.allclose(alone, together, rtol=1e-3, atol=1e-4), "a clip alone must get the logits it gets in a batch"
+    together, alone = _logits(model, clips), _logits(model, clips[:1])
+    assert torch.equal(alone, _logits(model, clips[:1])), "the same clip must give the same logits"
+    same = torch.allclose(alone, together[:1], rtol=1e-3, atol=1e-4)
+    assert same, "a clip alone must get the logits it gets in a batch"
 
 
 def model_has_a_feature_layer(model: VideoModel) -> None:
     """Its feature layer, where it has one, puts out activations (N, C, t, h, w); a linear head gives its logits."""
-    clips = _clips(model)
-    x = model.normalise(clips)
+    x = model.normalise(_clips(model))
     try:
-        assert _output(model, x, model.feature_layer(x)).ndim == 5, "the feature layer must put out (N, C, t, h, w)"
+        layer = model.feature_layer(x)
+        assert _output(model, x[:1], layer)[0].ndim == 5, "the feature layer must put out (N, C, t, h, w)"
         head = model.linear_head(x)
     except NotApplicableError:
         return
-    means = _output(model, x, head.layer).mean((2, 3, 4))
-    bias = _logits(model, clips) - means @ head.weight.T
+    A, logits = _output(model, x, head.layer)
+    bias = logits - A.mean((2, 3, 4)) @ head.weight.T
     assert torch.allclose(bias[0], bias[1], rtol=1e-3, atol=1e-3), "logits must be weight @ mean(A) + bias"
 
 
 def model_passes_gradients(model: VideoModel) -> None:
     """The gradient of a logit reaches the pixels, finite and not all zero."""
-    clips = _clips(model)
-    gradient = _gradient(model, clips, torch.zeros(len(clips), dtype=torch.long))
+    gradient = _gradient(model, _clips(model)[:1], torch.zeros(1, dtype=torch.long))
     assert gradient.isfinite().all(), "gradients must be finite"
-    assert gradient.flatten(1).any(1).all(), "gradients must reach the input"
+    assert gradient.any(), "gradients must reach the input"
 
 
 def _clips(model: VideoModel) -> Tensor:
@@ -239,11 +238,12 @@ def _logits(model: VideoModel, clips: Tensor) -> Tensor:
     return logits
 
 
-def _output(model: VideoModel, x: Tensor, layer: str) -> Tensor:
+def _output(model: VideoModel, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """What a layer puts out, and the logits."""
     seen: list[Tensor] = []
     with torch.no_grad(), model.module(layer).register_forward_hook(lambda module, args, output: seen.append(output)):
-        model.logits(x)
-    return seen[-1]
+        logits = model.logits(x)
+    return seen[-1], logits
 
 
 def as_video_model(model: ModelEntry | VideoModel) -> VideoModel:
