@@ -87,6 +87,13 @@ def test_blur_folds_back_however_wide_it_is(sigma, x):
     assert torch.allclose(found.double(), torch.from_numpy(expected), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", substrates.SUBSTRATES)
+def test_a_substrate_is_exact_even_where_the_model_runs_in_half_precision(name, x):
+    expected = remove_all(x, name, model(), 0, "clip")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(remove_all(x, name, model(), 0, "clip"), expected)
+
+
 def frozen(x: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
     """Literal: the previous kept value, else the next kept one, else frame 0, voxel by voxel."""
     out = x.clone()

@@ -155,7 +155,9 @@ class Case:
         step: Step | None = None,
     ) -> None:
         _check_map(batch, relevance)
-        self.model, self.batch, self.targets, self.relevance = model, batch, targets, relevance
+        self.model, self.batch, self.targets = model, batch, targets
+        # Metrics count in float64, which Apple's devices lack.
+        self.relevance = relevance.cpu() if relevance.is_mps else relevance
         self.shared = shared or Shared(model, batch, targets, seed=seed)
         self.seed, self.cost, self.explain = self.shared.seed, cost or Cost(), explain
         self.step: Step = step or (lambda name, clip: nullcontext())

@@ -133,7 +133,7 @@ def curve(
     means = units.means(relevance)
     if not bool(means.isfinite().all()):
         raise ValueError(f"clip {clip_id}: relevance has NaN or infinite values")
-    clean, empty = (logits.double().cpu()[None] for logits in ends)
+    clean, empty = (logits.cpu().double()[None] for logits in ends)
     if bool((means == means[0]).all()):
         return Curve(means[:0], clean[:0], clean[:0], ties=1.0, reason="constant_map")
     order = removal_order(means, seed, clip_id, spec.unit)
@@ -142,7 +142,7 @@ def curve(
     morf = lerf = clean[:0]
     if len(cuts) > 2:
         ranks = _ranks(units, order).to(x.device)
-        morf, lerf = _interior_logits(model, x, ranks, cuts[1:-1], replace, forward_batch).double().cpu().chunk(2)
+        morf, lerf = _interior_logits(model, x, ranks, cuts[1:-1], replace, forward_batch).cpu().double().chunk(2)
     removed = torch.cat([units.sizes.new_zeros(1), units.sizes[order].cumsum(0)])[cuts]
     return Curve(
         fractions=removed.double() / removed[-1],

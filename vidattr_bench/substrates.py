@@ -154,8 +154,12 @@ def _positive(text: str, key: str, value: str) -> float:
 
 
 def bind(text: str, x: Tensor, model: VideoModel, seed: int, clip_id: str) -> Replace:
-    """The substrate `text` ready for the clean clip x (C, T, H, W); its noise is a function of (seed, clip, spec)."""
-    return create(text).bind(x, model, randomness.generator(seed, clip_id, text))
+    """The substrate `text` ready for the clean clip x (C, T, H, W), in full precision.
+
+    Its noise is a function of (seed, clip, spec).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return create(text).bind(x, model, randomness.generator(seed, clip_id, text))
 
 
 def gaussian_blur(x: Tensor, sigmas: tuple[float, float, float]) -> Tensor:
