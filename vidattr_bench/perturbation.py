@@ -17,6 +17,8 @@ from vidattr_bench.model import VideoModel
 from vidattr_bench.substrates import Replace
 from vidattr_bench.units import UNITS, Units, cut_boundaries, regular_units, removal_order, tie_fraction
 
+MEASURED_FORWARDS = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class CurveSpec:
@@ -184,17 +186,18 @@ def measure_forward_batch(
 ) -> int:
     """The forward batch that sends `clips` clips like x (C, T, H, W) through the model soonest, padding included.
 
-    The smallest within 5 % of the best; larger ones are not tried once 2 s have gone or memory is short. The model's
-    calls are not counted.
+    The smallest within 5 % of the best; 2 s in all are not exceeded, and a size for which memory is short is left
+    out. The model's calls are not counted.
     """
     seconds: dict[int, float] = {}
-    started = time.perf_counter()
+    deadline = time.perf_counter() + 2
     for size in sorted(candidates):
+        expected = MEASURED_FORWARDS * size * min(seconds.values(), default=0.0) / clips
+        if time.perf_counter() + expected > deadline:
+            break
         try:
             seconds[size] = _batch_seconds(model, x, size) * math.ceil(clips / size)
         except torch.OutOfMemoryError:
-            break
-        if time.perf_counter() - started > 2:
             break
     if not seconds:
         raise ValueError(f"no forward batch of {tuple(candidates)} fits into memory")
@@ -202,12 +205,12 @@ def measure_forward_batch(
 
 
 def _batch_seconds(model: VideoModel, x: Tensor, size: int) -> float:
-    """The best of two timed forwards of a batch after one untimed."""
+    """The best of the forwards of a batch after a first one that only warms up."""
     batch = x.expand(size, *x.shape).contiguous()
     instants = []
-    for _ in range(4):
-        instants.append(time.perf_counter())
+    for _ in range(MEASURED_FORWARDS):
         model.net(batch)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
-    return min(later - earlier for earlier, later in itertools.pairwise(instants[1:]))
+        instants.append(time.perf_counter())
+    return min(later - earlier for earlier, later in itertools.pairwise(instants))
