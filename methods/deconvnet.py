@@ -13,7 +13,8 @@ class DeConvNet(ReversedNetwork):
     """The target's logit sent back through the network, keeping at each ReLU the positive part of the signal alone.
 
     Max-pooling sends a signal to the switches of the forward pass or to the centre of its window, LRN lets it through,
-    convolutions transpose, biases drop. Forward information enters only through the switches.
+    convolutions transpose, biases drop. Forward information enters only through the switches: without max-pooling the
+    map is the same for every clip.
 
     Attributes:
         pool: max_abs, l2, sum_abs or sum over the channels.

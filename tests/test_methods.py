@@ -1,5 +1,6 @@
 """What each map is: closed forms, identities between methods, and independent implementations."""
 
+import dataclasses
 import importlib
 
 import captum.attr
@@ -216,6 +217,15 @@ def test_lrn_is_passed_through(batch):
     assert through_norm.flatten(1).std(1).min() > 0.01 * signal.max()
 
 
+def test_deconvnet_without_max_pooling_does_not_depend_on_the_clip(batch):
+    same_target = dataclasses.replace(batch, labels=torch.zeros(3, dtype=torch.long))
+    found = explain(create("methods", "deconvnet"), as_model(ReusedReLUNet), same_target)
+    assert found.any()
+    torch.testing.assert_close(found, found[:1].expand_as(found))
+    switches = explain(create("methods", "deconvnet"), as_model(PlainNet), same_target)
+    assert not torch.allclose(switches[0], switches[1])
+
+
 @pytest.mark.parametrize("name", ["deconvnet", "guided_backprop"])
 @pytest.mark.parametrize(
     ("activation", "reason"),
@@ -235,6 +245,22 @@ def test_a_relu_off_the_path_does_not_hide_a_functional_one(batch):
     activations = iter([nn.ReLU(), torch.relu])
     model = as_model(lambda: Hidden(lambda: next(activations)))
     with pytest.raises(NotApplicableError, match="1 of 2 ReLUs are functional"):
+        explain(create("methods", "deconvnet"), model, batch)
+
+
+def test_reversed_networks_refuse_recurrence(batch):
+    class Recurrent(ReusedReLUNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(6, 6, batch_first=True)
+
+        def forward(self, x):
+            sequence = self.relu(self.conv1(x)).mean((3, 4)).mT
+            return self.head(self.lstm(sequence)[0][:, -1])
+
+    model = as_model(Recurrent)
+    assert explain(create("methods", "gradient"), model, batch)[:, 0].any()
+    with pytest.raises(NotApplicableError, match=r"recurrent|sigmoid"):
         explain(create("methods", "deconvnet"), model, batch)
 
 
@@ -379,6 +405,7 @@ def test_spline_zoom_keeps_centres_where_the_authors_do_not():
     np.testing.assert_allclose(rows["aligned"][1:], centre[1:], atol=0.6)
     assert abs(rows["authors"][1] - centre[1]) > abs(rows["aligned"][1] - centre[1])
     assert zoom(cell, size).shape == size
+    np.testing.assert_allclose(zoom(cell[:1], size), zoom(cell[:1], size)[:1].repeat(8, 0), atol=1e-6)
 
 
 def test_random_draws_are_uniform_and_independent(model, batch):
