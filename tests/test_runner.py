@@ -28,6 +28,7 @@ OPTIONS = {
     "forward_batch": 2,
     "pictures": 1,
 }
+
 KEYS = ["clip", "method", "metric", "seed"]
 
 
@@ -37,11 +38,17 @@ def run(folder, **options):
 
 def contents(folder, kinds=("scores", "curves")):
     """Name and bytes of every part."""
-    return {p.name: p.read_bytes() for kind in kinds for p in (folder / kind).glob("*.parquet")}
+    return {p.name: p.read_bytes() for kind in kinds for p in (folder / kind).glob("[0-9]*.parquet")}
 
 
 def by_key(frame):
     return frame.set_index(KEYS)["value"].sort_index()
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """Leave out what comes after the rows: tables, plots and pictures."""
+    monkeypatch.setattr("vidattr_bench.runner.report.finish", lambda store, console: None)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +87,7 @@ def test_the_summary_is_the_mean_of_the_rows(finished):
     assert row["clips"] == row["groups"] == 5
 
 
+@pytest.mark.usefixtures("bare")
 def test_a_finished_run_again_costs_no_forward(finished, tmp_path, monkeypatch):
     folder = copy(finished, tmp_path / "run")
     before = contents(folder, store.SCHEMAS)
@@ -94,6 +102,7 @@ class Death(BaseException):
     """What no handler of the harness may survive."""
 
 
+@pytest.mark.usefixtures("bare")
 def test_dying_at_any_write_changes_nothing_in_the_end(finished, tmp_path, monkeypatch):
     write, deaths, survived = store.write_atomically, 0, False
     while not survived:
@@ -160,7 +169,8 @@ def test_added_methods_and_metrics_extend_a_run(finished, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"seed": 1}, "seed"), ({"limit": 3}, "limit"), ({"target": "predicted"}, "target"), ({"batch_size": 3}, "batch_size"),
+    [({"seed": 1}, "seed"), ({"limit": 3}, "limit"), ({"target": "predicted"}, "target"),
+     ({"batch_size": 3}, "batch_size"),
      ({"model": "tiny3d:seed=1"}, "weights"), ({"dataset": "planted_actions:clips=6"}, "dataset"),
      ({"forward_batch": 4}, "forward_batch")],
 )  # fmt: skip
@@ -180,6 +190,7 @@ def test_a_method_whose_code_changed_is_refused(finished, monkeypatch):
         run(finished.folder)
 
 
+@pytest.mark.usefixtures("bare")
 def test_a_damaged_part_is_set_aside_and_computed_again(finished, tmp_path):
     folder = copy(finished, tmp_path / "run")
     part = sorted((folder / "scores").glob("*.parquet"))[1]
@@ -192,6 +203,7 @@ def test_a_damaged_part_is_set_aside_and_computed_again(finished, tmp_path):
     assert contents(folder) == contents(finished.folder)
 
 
+@pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize(
     "change", [{"batch_size": 1}, {"batch_size": 5, "forward_batch": 8}, {"methods": ["random", "gradient"]}]
 )
@@ -200,12 +212,14 @@ def test_rows_do_not_depend_on_batches_or_order(finished, tmp_path, change):
     pd.testing.assert_series_equal(by_key(other.scores()), by_key(finished.scores()), atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("bare")
 def test_shards_make_the_whole(finished, tmp_path):
     for shard in ("1/2", "2/2"):
         assert run(tmp_path / "run", shard=shard).failed == 0
     assert contents(tmp_path / "run") == contents(finished.folder)
 
 
+@pytest.mark.usefixtures("bare")
 def test_a_limited_run_takes_clips_evenly_with_the_same_numbers(finished, tmp_path):
     few = run(tmp_path / "run", limit=2, batch_size=1).scores()
     assert sorted(set(few["clip"])) == ["test-00001", "test-00003"]
@@ -213,11 +227,13 @@ def test_a_limited_run_takes_clips_evenly_with_the_same_numbers(finished, tmp_pa
     pd.testing.assert_series_equal(by_key(few), whole[whole.index.isin(by_key(few).index)], atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("bare")
 def test_run_yaml_does_the_run_again(finished, tmp_path):
     again = vb.run(config=finished.folder / "run.yaml", output=tmp_path / "again")
     assert contents(again.folder) == contents(finished.folder)
 
 
+@pytest.mark.usefixtures("bare")
 def test_a_clip_that_cannot_be_read_costs_only_its_own_rows(finished, tmp_path, monkeypatch):
     cls = importlib.import_module("vidattr_bench.datasets.planted_actions").PlantedActions
     load = cls.load
@@ -240,11 +256,13 @@ def test_a_clip_that_cannot_be_read_costs_only_its_own_rows(finished, tmp_path, 
     pd.testing.assert_series_equal(by_key(mended.scores()), by_key(finished.scores()), atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("bare")
 def test_a_row_that_a_dead_rank_never_wrote_is_a_failure(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("vidattr_bench.runner.Trainer.predict", lambda *arguments, **options: None)
     assert run(tmp_path / "run").failed == 5 * (1 + 5) * 2
 
 
+@pytest.mark.usefixtures("bare")
 def test_the_default_folder_names_data_model_and_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {**OPTIONS, "methods": ["centre"], "metrics": ["roc_auc"], "limit": 1}

@@ -24,16 +24,8 @@ from vidattr_bench.store import Store
 
 # Files whose code decides the numbers of every row, whatever the plug-ins.
 _ENGINE = (
-    "clip",
-    "evaluation",
-    "method",
-    "metric",
-    "model",
-    "perturbation",
-    "randomness",
-    "substrates",
-    "transform",
-    "video",
+    *("clip", "evaluation", "method", "metric", "model", "perturbation", "randomness", "requirements"),
+    *("stills", "substrates", "transform", "units", "video"),
 )
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "numpy", "scipy", "av", "pandas", "pyarrow")
 
