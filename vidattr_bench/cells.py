@@ -32,9 +32,6 @@ class Cell:
     is_best: bool = False
     beats_chance: bool = False
 
-    def __len__(self) -> int:
-        return len(f"{self.mean}* {self.interval}") + (4 if self.note else 0)
-
 
 @dataclasses.dataclass(frozen=True)
 class Header:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -77,7 +77,7 @@ class _Table:
         self.metrics = {m: known.get(m, {}) for m in [*(m for m in known if m in found), *found]}
         self.marks: dict[str, str] = {}
         self.order = self._sorted(present)
-        self.room = width - max(map(len, present), default=0)
+        self.room = width - label_width(present, width) - _GAP
 
     def _sorted(self, methods: Sequence[str]) -> list[str]:
         """Methods, then controls, each by the first faithfulness metric, those without a value last."""
@@ -145,13 +145,20 @@ class _Table:
 
 
 class _Drawn:
-    """A column's header and cells, and how many characters they need."""
+    """A column's header and cells, and how many characters they need when each part stands in a column of its own."""
 
     def __init__(self, column: Column, order: Sequence[str]) -> None:
         self.header, self.chance = column.header(), column.chance()
         self.cells = [column.cell(method) for method in order]
-        heads = len(self.header.title) + 2, len(self.header.detail)
-        self.width = _GAP + max(*heads, *map(len, self.cells))
+        parts = [(len(cell.mean), len(cell.interval), len(cell.note)) for cell in self.cells]
+        mean, interval, note = (max(sizes, default=0) for sizes in zip(*parts, strict=True))
+        number = mean + len("* ") + interval + (len(" ()") + note if note else 0)
+        self.width = _GAP + max(number, len(self.header.title) + len(" ↑"), len(self.header.detail))
+
+
+def label_width(labels: Iterable[str], width: int) -> int:
+    """Characters for the column of labels: what they need, at most a third of the width."""
+    return min(max(map(len, labels), default=0), width // 3)
 
 
 def _letter(number: int) -> str:

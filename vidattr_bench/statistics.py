@@ -149,23 +149,25 @@ def _quantiles(residuals: Array, sizes: Array, confidence: float, resamples: int
 def _studentised(residuals: Array, sizes: Array, resamples: int, seed: int) -> Array:
     """(mean* - mean) / se* of every resample (resamples, K); infinite where a resample has no spread."""
     weights = _weights(len(sizes), resamples, seed)
+    column = sizes[:, None]
+    moments = np.hstack([residuals, residuals * column, residuals**2, column, column**2])
+    flat = 1e-7 * _standard_error(residuals**2, sizes.sum(), len(sizes))
     parts = [
-        _studentised_chunk(residuals, sizes, weights[start : start + _CHUNK].astype(np.float64))
+        _studentised_chunk(weights[start : start + _CHUNK].astype(np.float64) @ moments, len(sizes), flat)
         for start in range(0, resamples, _CHUNK)
     ]
     return np.concatenate(parts)
 
 
-def _studentised_chunk(residuals: Array, sizes: Array, weights: Array) -> Array:
-    clips = (weights @ sizes)[:, None]
-    shift = (weights @ residuals) / clips
-    products = weights @ (residuals * sizes[:, None])
-    squares = weights @ residuals**2 - 2 * shift * products + shift**2 * (weights @ sizes**2)[:, None]
-    groups = len(sizes)
-    error = np.sqrt(groups / (groups - 1) * np.maximum(squares, 0)) / clips
-    flat = error <= 1e-7 * _standard_error(residuals**2, sizes.sum(), groups)
+def _studentised_chunk(sums: Array, groups: int, flat: Array) -> Array:
+    """From sums over drawn groups of r, r n, r^2 (K columns each), n and n^2; a standard error up to `flat` is none."""
+    shifts, products, squares = np.split(sums[:, :-2], 3, axis=1)
+    clips, squared_sizes = sums[:, -2:-1], sums[:, -1:]
+    shift = shifts / clips
+    variance = squares - 2 * shift * products + shift**2 * squared_sizes
+    error = np.sqrt(groups / (groups - 1) * np.maximum(variance, 0)) / clips
     infinite = np.where(np.abs(shift) < 1e-12, 0.0, np.copysign(np.inf, shift))
-    studentised: Array = np.where(flat, infinite, shift / np.where(flat, 1.0, error))
+    studentised: Array = np.where(error <= flat, infinite, shift / np.where(error <= flat, 1.0, error))
     return studentised
 
 

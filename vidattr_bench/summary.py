@@ -115,8 +115,7 @@ def _ordered(known: Mapping[str, Any], found: Any) -> list[str]:
 
 def _score_cells(scores: pd.DataFrame, clips: pd.DataFrame, facts: Facts) -> Iterator[_Cells]:
     long = per_clip(scores)
-    methods = _ordered(facts.get("methods", {}), long["method"])
-    for metric in _ordered(facts.get("metrics", {}), long["metric"]):
+    for metric in _ordered(facts.get("metrics", {}), long["metric"].unique()):
         if metric in COST_FACTS:
             continue
         rows = long[long["metric"] == metric]
@@ -124,7 +123,7 @@ def _score_cells(scores: pd.DataFrame, clips: pd.DataFrame, facts: Facts) -> Ite
             column: rows.pivot_table(index="clip", columns="method", values=column, aggfunc="first", dropna=False)
             for column in ("value", "chance", "status", "reason")
         }
-        present = [method for method in methods if method in set(rows["method"])]
+        present = _ordered(facts.get("methods", {}), rows["method"].unique())
         yield _Cells(metric, **{name: frame.reindex(clips.index, columns=present) for name, frame in wide.items()})
 
 
@@ -135,7 +134,7 @@ def _cost_cells(scores: pd.DataFrame, costs: pd.DataFrame, clips: pd.DataFrame, 
         return
     own = _without_failures(own, scores)
     draws = own["method"].map(lambda label: facts.get("methods", {}).get(label, {}).get("draws", 1))
-    methods = _ordered(facts.get("methods", {}), own["method"])
+    methods = _ordered(facts.get("methods", {}), own["method"].unique())
     for metric, column in _COST_COLUMNS.items():
         amounts = own.assign(value=own[column] / (1 if column == "memory" else draws))
         value = amounts.pivot_table(index="clip", columns="method", values="value", aggfunc="mean", dropna=False)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 from rich import box
-from rich.console import Group
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from vidattr_bench import latex as _latex
 from vidattr_bench import text
 from vidattr_bench.cells import Cell
-from vidattr_bench.grid import Block, layout
+from vidattr_bench.grid import Block, label_width, layout
 from vidattr_bench.summary import COLUMNS, Facts, summarise
 
 __all__ = ["console", "csv", "html", "latex", "markdown", "summarise"]
@@ -24,14 +25,29 @@ def csv(summary: pd.DataFrame) -> str:
     return str(summary.to_csv(index=False, columns=COLUMNS, float_format="%.10g", lineterminator="\n"))
 
 
-def console(summary: pd.DataFrame, facts: Facts, width: int = 110) -> Group:
-    """Tables for a terminal of `width` columns, one below the other."""
-    grid = layout(summary, facts, width)
-    lines = [Text(text.printable(f"({mark}) {note}"), style="dim") for mark, note in grid.notes]
-    lines += [Text(text.printable(line), style="dim") for line in grid.legend]
-    lines += [Text(text.printable(f"Warning: {line}"), style="yellow") for line in grid.warnings]
-    caption = Text(text.printable(grid.caption), style="bold")
-    return Group(caption, Text(), *(Padding(_rich_table(block), (0, 0, 1, 0)) for block in grid.blocks), *lines)
+def console(summary: pd.DataFrame, facts: Facts) -> RenderableType:
+    """Tables for a terminal, one below the other, as wide as the console that prints them."""
+    return _Tables(summary, facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tables:
+    """A summary that lays itself out when a console asks for it."""
+
+    summary: pd.DataFrame
+    facts: Facts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        grid = layout(self.summary, self.facts, width)
+        yield Text(text.printable(grid.caption), style="bold")
+        for block in grid.blocks:
+            yield Text()
+            yield _rich_table(block, width)
+        yield Text()
+        yield from (Text(text.printable(f"({mark}) {note}"), style="dim") for mark, note in grid.notes)
+        yield from (Text(text.printable(line), style="dim") for line in grid.legend)
+        yield from (Text(text.printable(f"Warning: {line}"), style="yellow") for line in grid.warnings)
 
 
 def latex(summary: pd.DataFrame, facts: Facts) -> str:
@@ -39,11 +55,11 @@ def latex(summary: pd.DataFrame, facts: Facts) -> str:
     return _latex.document(layout(summary, facts))
 
 
-def _rich_table(block: Block) -> Table:
+def _rich_table(block: Block, width: int) -> Table:
     table = Table(
         title=Text(text.printable(block.title), style="bold"), title_justify="left", box=box.HORIZONTALS, pad_edge=False
     )
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", overflow="fold", max_width=label_width([line.label for line in block.lines], width))
     for column in block.headers:
         title = f"{column.title} {_ARROWS[column.direction]}".strip()
         header = Text.assemble(text.printable(title), "\n", (text.printable(column.detail), "dim"))
