@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from vidattr_bench import __version__
 from vidattr_bench.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
@@ -129,15 +132,13 @@ def _train_options(parser: _Parser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from vidattr_bench import dry_run, runner
     from vidattr_bench.settings import from_mapping
     from vidattr_bench.store import read_yaml
 
     given = {key: value for key, value in vars(arguments).items() if key not in ("call", "command")}
     dry, config = given.pop("dry_run", False), given.pop("config", None)
-    console = Console()
+    console = _console()
     options = {**(read_yaml(config) if config else {}), **given}
     settings = from_mapping(options, str(config or "run"))
     if config is not None:
@@ -146,6 +147,14 @@ def _run(arguments: argparse.Namespace) -> int:
         dry_run.show(settings, console)
         return OK
     return FAILED if runner.execute(settings, console).failed else OK
+
+
+def _console() -> Console:
+    """The terminal; where there is none, wide enough for the tables."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=112)
 
 
 def _announce_code(model: str, config: Path) -> None:
@@ -178,13 +187,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from vidattr_bench import report
     from vidattr_bench.store import open_run
 
     store = open_run(arguments.run)
-    report.print_table(store, report.write_tables(store), Console())
+    report.print_table(store, report.write_tables(store), _console())
     return OK
 
 

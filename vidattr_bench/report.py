@@ -51,6 +51,7 @@ def draw(store: Store) -> list[Path]:
     """Draw the curves, the overview and the kept clips; returns the files."""
     scores, facts = store.scores(), store.provenance()
     drawn = plots.draw_curves(store.curves(), scores, facts, store.folder / "plots")
+    drawn += plots.draw_overview(summary(store), facts, store.folder / "plots")
     for folder in sorted(path.parent for path in (store.folder / "clips").glob("*/frames.npy")):
         drawn += _draw_clip(store, folder, list(facts["methods"]))
     return drawn
