@@ -93,6 +93,7 @@ def metric_facts(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
             "family": metric.family,
             "higher_is_better": metric.higher_is_better,
             "units": metric.units,
+            "substrate": getattr(metric, "substrate", ""),
             "reference": metric.reference,
             "summary": _summary(metric),
             "version": plugins.version(metric),

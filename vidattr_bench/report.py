@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,15 @@ from vidattr_bench.text import slug
 
 def summary(store: Store) -> pd.DataFrame:
     """One row a (method, metric, subset) with mean, interval and chance."""
-    return tables.summarise(store.scores(), store.costs(), store.provenance())
+    return tables.summarise(store.scores(), store.costs(), facts_of(store))
+
+
+def facts_of(store: Store) -> dict[str, Any]:
+    """What provenance.json tells of methods, metrics and clips, and how many clips could not be read."""
+    facts, scores = store.provenance(), store.scores()
+    unread = scores["status"].eq("failed") & scores["prediction"].isna()
+    facts["clips"]["unreadable"] = int(scores.loc[unread, "clip"].nunique())
+    return facts
 
 
 def finish(store: Store, console: Console) -> None:
@@ -30,8 +39,8 @@ def finish(store: Store, console: Console) -> None:
 
 def write_tables(store: Store) -> pd.DataFrame:
     """Write summary.csv, summary.md and summary.tex; returns the summary."""
-    table, facts = summary(store), store.provenance()
-    write_atomically(store.folder / "summary.csv", table.to_csv(index=False).encode())
+    table, facts = summary(store), facts_of(store)
+    write_atomically(store.folder / "summary.csv", tables.csv(table).encode())
     write_atomically(store.folder / "summary.md", tables.markdown(table, facts).encode())
     write_atomically(store.folder / "summary.tex", tables.latex(table, facts).encode())
     return table
@@ -39,7 +48,7 @@ def write_tables(store: Store) -> pd.DataFrame:
 
 def print_table(store: Store, table: pd.DataFrame, console: Console) -> None:
     """Print the table, then each reason for which a cell failed, with its count."""
-    console.print(tables.console(table, store.provenance()))
+    console.print(tables.console(table, facts_of(store)))
     scores = store.scores()
     failed = scores[scores["status"] == "failed"]
     reasons = Counter(zip(failed["method"], failed["reason"], strict=True))
@@ -49,7 +58,7 @@ def print_table(store: Store, table: pd.DataFrame, console: Console) -> None:
 
 def draw(store: Store) -> list[Path]:
     """Draw the curves, the overview and the kept clips; returns the files."""
-    scores, facts = store.scores(), store.provenance()
+    scores, facts = store.scores(), facts_of(store)
     drawn = plots.draw_curves(store.curves(), scores, facts, store.folder / "plots")
     drawn += plots.draw_overview(summary(store), facts, store.folder / "plots")
     for folder in sorted(path.parent for path in (store.folder / "clips").glob("*/frames.npy")):
