@@ -202,14 +202,14 @@ def draw_scene(generator: Generator, motion: Motion, aspect: float) -> Scene:
         motion: of the class; the actor goes .8 to 1.2 times as far.
         aspect: width of the frame over its height.
     """
-    background = _draw_texture(generator, modes=24, frequencies=(0.5, 5.0), contrast=0.35)
-    drift = (_uniform(generator, -0.3, 0.3), _uniform(generator, -0.3, 0.3))
+    background = _draw_texture(generator, modes=24, frequencies=(0.5, 5.0), contrast=0.25)
+    drift = (_uniform(generator, -0.15, 0.15), _uniform(generator, -0.15, 0.15))
     actor = _draw_sprite(generator, aspect, motion.times(_uniform(generator, 0.8, 1.2)))
     return Scene(background, drift, _draw_distractors(generator, aspect), actor)
 
 
-# What a moving distractor does back and forth, about half as far as an actor since it has less time for each way.
-_SWAYS = (Motion(right=0.25), Motion(down=0.25), Motion(turn=1.2), Motion(growth=0.4), Motion(flash=0.4))
+# What a moving distractor does back and forth: at its fastest it is about as fast as an actor.
+_SWAYS = (Motion(right=0.1), Motion(down=0.1), Motion(turn=0.5), Motion(growth=0.18), Motion(flash=0.4))
 
 
 def _draw_distractors(generator: Generator, aspect: float) -> tuple[Sprite, ...]:

@@ -70,6 +70,7 @@ def train(
     classifier = _Classifier(model, len(dataset.classes), lr)
     trainer = pl.Trainer(
         max_epochs=epochs,
+        check_val_every_n_epoch=epochs,
         accelerator=accelerator,
         devices=devices,
         precision=precision,
@@ -78,8 +79,7 @@ def train(
         callbacks=[TQDMProgressBar(refresh_rate=10)] if progress else [],
         **_QUIET,
     )
-    trainer.fit(classifier, train_dataloaders=dataset.train_dataloader())
-    trainer.validate(classifier, dataset.val_dataloader(), verbose=False)
+    trainer.fit(classifier, dataset.train_dataloader(), dataset.val_dataloader())
     record = {
         "dataset": label("datasets", dataset),
         "model": label("models", model),
@@ -91,7 +91,7 @@ def train(
     return record
 
 
-# The checkpoint is ours, and the last weights are wanted whatever the accuracy: no validation on the way.
+# Checkpoints are ours, and there is nothing to choose by on the way.
 _QUIET: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,

@@ -1,0 +1,104 @@
+"""Training: it learns, it repeats itself, and what it writes can be loaded again."""
+
+import dataclasses
+import importlib
+
+import pytest
+import torch
+
+from vidattr_bench.checkpoints import read_metadata
+from vidattr_bench.errors import DataError, ModelError
+from vidattr_bench.plugins import create
+from vidattr_bench.training import train
+
+QUIET = {"accelerator": "cpu", "devices": 1, "progress": False}
+
+
+def clips(**options):
+    return create("datasets", 'planted_actions:part=dev,clips=10,length=8,size="[24,32]"', **options)
+
+
+def run(output, **options):
+    settings = {"epochs": 1, "batch_size": 5, **QUIET, **options}
+    return train(clips(train_clips=10), create("models", "tiny3d"), output, **settings)
+
+
+def weights(path):
+    return create("models", f'tiny3d:checkpoint="{path}"').build().net.state_dict()
+
+
+def test_equal_seeds_give_equal_files_and_another_seed_other_weights(tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run(tmp_path / f"{name}.safetensors", seed=seed)
+    files = [(tmp_path / f"{name}.safetensors").read_bytes() for name in "abc"]
+    assert files[0] == files[1]
+    a, c = weights(tmp_path / "a.safetensors"), weights(tmp_path / "c.safetensors")
+    assert not torch.equal(a["head.weight"], c["head.weight"])
+
+
+def test_the_checkpoint_says_what_it_is(tmp_path):
+    path = tmp_path / "new" / "net.safetensors"
+    record = run(path, lr=1e-3)
+    metadata = read_metadata(path)
+    module = clips()
+    assert metadata["classes"] == list(module.classes)
+    assert metadata["mean"] == [0.5, 0.5, 0.5]
+    assert metadata["input"]["length"] == 8
+    assert metadata["input"]["size"] == [24, 32]
+    assert metadata["training"] == record
+    assert record["settings"] == {"epochs": 1, "lr": 1e-3, "batch_size": 5, "seed": 0, "precision": "32-true"}
+    assert record["held_out"] == 10
+
+
+def test_the_recorded_accuracy_is_that_of_the_model_that_is_loaded(tmp_path):
+    path = tmp_path / "net.safetensors"
+    record = run(path)
+    model, module = create("models", f'tiny3d:checkpoint="{path}"').build(), clips()
+    module.adapt(model.input)
+    loaded = [module.load(ref) for ref in module.refs()]
+    predictions = model(torch.stack([clip.frames for clip in loaded])).argmax(1)
+    share = (predictions == torch.tensor([clip.label for clip in loaded])).float().mean()
+    assert record["accuracy"] == pytest.approx(share.item())
+
+
+def test_any_network_of_the_zoo_is_trained_pixels_as_they_are(tmp_path):
+    path = tmp_path / "light.safetensors"
+    module = create("datasets", 'planted_actions:part=dev,clips=2,length=8,size="[16,24]"', train_clips=4)
+    train(module, create("models", "r2plus1d_light"), path, epochs=1, batch_size=2, **QUIET)
+    model = create("models", f'r2plus1d_light:checkpoint="{path}"').build()
+    assert model.classes == module.classes
+    assert not model.declares_normalisation
+    assert model.input.size == (16, 24)
+
+
+def test_a_data_set_without_classes_cannot_be_learnt(tmp_path):
+    module = clips()
+
+    class Nameless(type(module)):
+        classes = ()
+
+    nameless = Nameless(part="dev", clips=2)
+    with pytest.raises(DataError, match="training needs two or more"):
+        train(nameless, create("models", "tiny3d"), tmp_path / "x", **QUIET)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    with pytest.raises(ModelError, match="lower lr"):
+        run(tmp_path / "x.safetensors", lr=1e30, epochs=4)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_network_learns_the_easiest_pair(tmp_path):
+    """Two flashes in opposite order cannot be told apart without time, and are learnt in a minute."""
+    module = importlib.import_module("vidattr_bench.datasets.planted_actions")
+
+    class Flashes(module.PlantedActions):
+        classes = ("FlashDarkLight", "FlashLightDark")
+
+        def refs(self):
+            return [dataclasses.replace(ref, label=ref.label % 2) for ref in super().refs()]
+
+    flashes = Flashes(part="dev", clips=60, train_clips=300, size=(24, 32))
+    record = train(flashes, create("models", "tiny3d"), tmp_path / "x.safetensors", epochs=6, batch_size=10, **QUIET)
+    assert record["accuracy"] > 0.8
