@@ -52,7 +52,7 @@ class Tiny3D(ModelEntry):
                 head=nn.Linear(64, classes),
             )
         )
-        # The mean over a clip thins out what one small actor does; at gain 1 training stands still for its first epochs.
+        # The mean over a clip thins out what one small actor does: at gain 1, training stands still for epochs.
         nn.init.constant_(net.get_parameter("features.norm.weight"), _GAIN)
         return net
 
