@@ -54,10 +54,16 @@ class IntegratedGradients(AttributionMethod):
         """Sum of the signed relevance minus the difference of the two scores that it should equal, (N,)."""
         with torch.inference_mode(False), torch.enable_grad():
             total = self._shares(model, frames, targets).flatten(1).sum(1)
-        with torch.no_grad():
-            clean = target_score(model(frames), targets, self.score)
-            empty = target_score(model.logits(self.baselines(model, frames)), targets, self.score)
-        return total - (clean - empty)
+        return total - self._score_difference(model, frames, targets)
+
+    def promised_total(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor | None:
+        """The target's score on the clip minus its score on the baseline; absolute relevance promises nothing."""
+        return self._score_difference(model, frames, targets) if self.sign == "signed" else None
+
+    @torch.no_grad()
+    def _score_difference(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
+        clean = target_score(model(frames), targets, self.score)
+        return clean - target_score(model.logits(self.baselines(model, frames)), targets, self.score)
 
     def baselines(self, model: VideoModel, frames: Tensor) -> Tensor:
         """The reference input of each clip, normalised, (N, C, T, H, W)."""

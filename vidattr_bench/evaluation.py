@@ -204,6 +204,7 @@ class Evaluation:
             shared=self.shared,
             cost=self.ledger.cost(self.batch.ids[0], label, "attribution"),
             explain=self._explainer(label, self.batch),
+            promised_total=self.subject.methods[label].promised_total,
             step=self._step(label),
         )
 
@@ -240,6 +241,7 @@ class Evaluation:
             shared=shared,
             cost=case.cost,
             explain=self._explainer(label, batch),
+            promised_total=case.promised_total,
         )
 
     def _row(self, cell: Cell, clip: int, outcome: Mapping[str, Any]) -> dict[str, Any]:

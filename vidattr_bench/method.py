@@ -54,6 +54,10 @@ class AttributionMethod(ABC):
         also takes the tubes, bool (N, T, H, W).
         """
 
+    def promised_total(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor | None:
+        """What the relevance of each clip adds up to in theory, (N,); None where the method promises nothing."""
+        return None
+
     def cost(self) -> tuple[int, int]:
         """Forwards and backwards of one clip, as the model counts them."""
         return (0, 0)

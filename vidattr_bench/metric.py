@@ -139,6 +139,7 @@ class Case:
         shared: what other methods on this batch have already computed.
         cost: what the attribution cost, where it was measured.
         explain: `explain(model, frames, targets)` -> relevance, for metrics that must explain again.
+        promised_total: `promised_total(model, frames, targets)` -> what relevance adds up to in theory, or None.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Case:
         shared: Shared | None = None,
         cost: Cost | None = None,
         explain: Callable[[VideoModel, Tensor, Tensor], Tensor] | None = None,
+        promised_total: Callable[[VideoModel, Tensor, Tensor], Tensor | None] | None = None,
         step: Step | None = None,
     ) -> None:
         _check_map(batch, relevance)
@@ -160,6 +162,7 @@ class Case:
         self.relevance = relevance.cpu() if relevance.is_mps else relevance
         self.shared = shared or Shared(model, batch, targets, seed=seed)
         self.seed, self.cost, self.explain = self.shared.seed, cost or Cost(), explain
+        self.promised_total = promised_total or (lambda model, frames, targets: None)
         self.step: Step = step or (lambda name, clip: nullcontext())
         self.computed: dict[CurveSpec, list[Curve]] = {}
         self._memo: dict[Any, Any] = {}
