@@ -10,6 +10,7 @@ import torch
 
 from vidattr_bench import methods, plugins
 from vidattr_bench.fixtures import explain, small_batch, small_model
+from vidattr_bench.listing import render
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -34,3 +35,16 @@ def test_the_method_of_the_page_keeps_the_contract(method_page):
     assert plugins.label("methods", method) == "method_of_the_page:sign=absolute"
     signed = explain(dataclasses.replace(method, sign="signed"), small_model(), small_batch())
     torch.testing.assert_close(explain(method, small_model(), small_batch()), signed.abs())
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_the_generated_pages_say_what_the_docstrings_say(kind):
+    """Run `python -m vidattr_bench list KIND --format md > docs/KIND.md` where this fails."""
+    written = dict(re.findall(r"^## (\S+)\n\n(.*?)(?=\n\n## |\Z)", (DOCS / f"{kind}.md").read_text(), re.M | re.S))
+    current = dict(re.findall(r"^## (\S+)\n\n(.*?)(?=\n\n## |\Z)", render(kind, "md"), re.M | re.S))
+    assert written
+    assert {name: text.strip() for name, text in written.items()} == {name: current[name].strip() for name in written}
+
+
+def test_a_dropped_file_is_on_the_generated_page(method_page):
+    assert "## method_of_the_page\n\nThe normalised clip times the gradient" in render("methods", "md")

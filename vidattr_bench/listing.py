@@ -1,20 +1,23 @@
-"""What plug-ins there are, as text, Markdown or JSON; imports none of them."""
+"""What plug-ins there are, as text, JSON or a page of Markdown; imports none of them."""
 
 from __future__ import annotations
 
 import json
+import re
 
 from vidattr_bench.plugins import Plugin, available
+from vidattr_bench.text import markdown
+
+_TITLES = {"methods": "Attribution methods", "metrics": "Metrics", "datasets": "Data sets", "models": "Models"}
 
 
 def render(kind: str, style: str = "text") -> str:
-    """The plug-ins of a kind: name, aliases and summary."""
+    """The plug-ins of a kind: a line each (text), records (json), or a page with all that their docstrings say (md)."""
     found = list(available(kind).values())
     if style == "json":
         return json.dumps([_record(plugin) for plugin in found], indent=2, ensure_ascii=False)
     if style == "md":
-        rows = [f"| `{p.name}` | {', '.join(p.aliases)} | {p.summary.replace('|', chr(92) + '|')} |" for p in found]
-        return "\n".join([f"| {kind[:-1]} | aliases | what it is |", "|---|---|---|", *rows])
+        return _page(kind, found)
     width = max((len(plugin.name) for plugin in found), default=0)
     return "\n".join(f"{plugin.name:{width}}  {plugin.summary}{_also(plugin)}" for plugin in found)
 
@@ -24,9 +27,41 @@ def _record(plugin: Plugin) -> dict[str, object]:
         "name": plugin.name,
         "aliases": list(plugin.aliases),
         "summary": plugin.summary,
+        "reference": plugin.declared.get("reference", ""),
         "object": plugin.entry.value,
     }
 
 
 def _also(plugin: Plugin) -> str:
     return f" (also called {', '.join(plugin.aliases)})" if plugin.aliases else ""
+
+
+def _page(kind: str, found: list[Plugin]) -> str:
+    head = (
+        f"# {_TITLES[kind]}\n\nWritten by `python -m vidattr_bench list {kind} --format md`: what each docstring says."
+    )
+    rows = [f"| [{markdown(p.name)}](#{p.name}) | {_prose(p.summary)} |" for p in found]
+    table = "\n".join([f"| {kind[:-1]} | what it is |", "|---|---|", *rows])
+    return "\n\n".join([head, table, *map(_section, found)])
+
+
+def _section(plugin: Plugin) -> str:
+    facts = [f"also called {', '.join(plugin.aliases)}"] if plugin.aliases else []
+    facts += [f"{key}: {plugin.declared[key]}" for key in ("family", "units", "reference") if plugin.declared.get(key)]
+    lines = [f"- {markdown(fact)}" for fact in facts]
+    return "\n\n".join(part for part in (f"## {plugin.name}", _body(plugin.doc), "\n".join(lines)) if part)
+
+
+def _body(doc: str) -> str:
+    """A Google-style docstring as Markdown: its attributes become a list."""
+    text, _, attributes = doc.partition("\n\nAttributes:\n")
+    paragraphs = [_prose(paragraph) for paragraph in text.split("\n\n")]
+    found = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     .*)*)", attributes, re.MULTILINE)
+    options = [f"- `{name}`: {_prose(what)}" for name, what in found]
+    return "\n\n".join([*paragraphs, "\n".join(["Options:", "", *options])] if options else paragraphs)
+
+
+def _prose(text: str) -> str:
+    """A paragraph in one line; what stands between backticks stays code."""
+    parts = " ".join(text.split()).split("`")
+    return "`".join(part if i % 2 else markdown(part) for i, part in enumerate(parts))

@@ -5,6 +5,7 @@ third-party one; listing reads sources with `ast` and imports none of them.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,7 +15,7 @@ import inspect
 import re
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,34 @@ KINDS = ("methods", "datasets", "metrics", "models")
 
 @dataclasses.dataclass(frozen=True)
 class Plugin:
-    """One plug-in as its source shows it, unimported."""
+    """One plug-in as its source shows it, unimported.
+
+    Attributes:
+        entry: what loads it.
+        doc: the docstring of its class.
+        declared: the class attributes that its source gives literally: name, aliases, reference, units, ...
+        path: its file.
+    """
 
     entry: EntryPoint
-    summary: str
-    aliases: tuple[str, ...]
+    doc: str
+    declared: Mapping[str, Any]
     path: Path
 
     @property
     def name(self) -> str:
         """The name that specs use."""
         return self.entry.name
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of its docstring, in one line."""
+        return self.doc.split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other names that resolve to it."""
+        return tuple(self.declared.get("aliases", ()))
 
 
 def available(kind: str) -> dict[str, Plugin]:
@@ -221,12 +239,11 @@ def _read(kind: str, path: Path, module: str, only: str = "") -> Iterator[Plugin
         declared = _constants(node)
         name = declared.get("name") or _default_name(kind, path.stem, node.name)
         entry = EntryPoint(name, f"{module}:{node.name}", f"vidattr_bench.{kind}")
-        summary = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
-        yield Plugin(entry, summary, tuple(declared.get("aliases", ())), path)
+        yield Plugin(entry, ast.get_docstring(node) or "", declared, path)
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    """The literal class attributes `name` and `aliases`; a field of that name is none."""
+    """The literal class attributes of a class; a field is none."""
     constants: dict[str, Any] = {}
     for item in node.body:
         target: ast.expr
@@ -237,8 +254,9 @@ def _constants(node: ast.ClassDef) -> dict[str, Any]:
             target, value = item.targets[0], item.value
         else:
             continue
-        if isinstance(target, ast.Name) and target.id in ("name", "aliases") and value is not None:
-            constants[target.id] = ast.literal_eval(value)
+        if isinstance(target, ast.Name) and value is not None:
+            with contextlib.suppress(ValueError):
+                constants[target.id] = ast.literal_eval(value)
     return constants
 
 
