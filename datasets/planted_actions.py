@@ -54,7 +54,7 @@ class PlantedActions(ClipDataModule):
 
     part: Literal["test", "dev", "train", "all"] = "test"
     clips: int = 40
-    train_clips: int = 4000
+    train_clips: int = 8000
     scenes: int = 0
 
     def __post_init__(self) -> None:

@@ -24,9 +24,9 @@ def train(
     model: ModelEntry,
     output: Path,
     *,
-    epochs: int = 8,
-    lr: float = 3e-3,
-    batch_size: int = 32,
+    epochs: int = 5,
+    lr: float = 4e-3,
+    batch_size: int = 16,
     seed: int = 0,
     workers: int = 0,
     accelerator: str = "auto",
@@ -143,5 +143,5 @@ class _Classifier(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimiser = torch.optim.AdamW(self.parameters(), lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=steps)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=steps, pct_start=0.15, div_factor=5)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
