@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidattr_bench.clip import Batch, Clip, Unreadable, collate
 from vidattr_bench.errors import DataError
 from vidattr_bench.model import ClipInput
+from vidattr_bench.randomness import generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,22 +133,36 @@ class ClipDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Shuffled batches (frames, labels) of the training part."""
-        shuffle = torch.Generator().manual_seed(self.seed)
-        return self._labelled("train", shuffle=True, generator=shuffle)
+        return self._labelled("train", shuffled=True)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches (frames, labels) of this module's own part."""
         return self._labelled(self.part)
 
-    def _labelled(self, part: str, **options: Any) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _labelled(self, part: str, shuffled: bool = False) -> DataLoader[tuple[Tensor, Tensor]]:
         module = self if part == self.part else dataclasses.replace(self, part=part)
         module.clip_input = self.clip_input
-        return DataLoader(
-            _LabelledClips(module, module.refs()),
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            **options,
-        )
+        clips = _LabelledClips(module, module.refs())
+        sampler = _Shuffle(len(clips), self.seed) if shuffled else None
+        return DataLoader(clips, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
+
+
+class _Shuffle(Sampler[int]):
+    """Another order every epoch: a function of seed and epoch, however often and by however many it is asked for."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed, self.epoch = n, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before every epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(self.n, generator=generator(self.seed, "epoch", str(self.epoch)))
+        return iter(order.tolist())
+
+    def __len__(self) -> int:
+        return self.n
 
 
 class _PlannedWork(Dataset[Work]):

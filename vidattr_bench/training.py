@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ def train(
     """Train `model` from scratch on the train part of `dataset` and write a checkpoint that its entry can load.
 
     The last weights are kept: nothing is chosen by the accuracy, which is measured once, at the end, on the data set's
-    own part. On a CPU, equal arguments and threads give equal weights.
+    own part. On a CPU, equal arguments and equal numbers of threads give equal weights.
 
     Args:
         dataset: data module whose own `part` is held out.
@@ -61,25 +63,14 @@ def train(
         ModelError: the loss is no longer finite.
     """
     if len(dataset.classes) < 2:
-        raise DataError(
-            f"{label('datasets', dataset)} names {len(dataset.classes)} classes; training needs two or more"
-        )
-    pl.seed_everything(seed, verbose=False)
+        name = label("datasets", dataset)
+        raise DataError(f"{name} names {len(dataset.classes)} classes; training needs two or more")
     dataset.adapt(model.input)
     dataset.batch_size, dataset.seed, dataset.workers = batch_size, seed, workers
-    classifier = _Classifier(model, len(dataset.classes), lr)
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        check_val_every_n_epoch=epochs,
-        accelerator=accelerator,
-        devices=devices,
-        precision=precision,
-        deterministic=True,
-        enable_progress_bar=progress,
-        callbacks=[TQDMProgressBar(refresh_rate=10)] if progress else [],
-        **_QUIET,
-    )
-    trainer.fit(classifier, dataset.train_dataloader(), dataset.val_dataloader())
+    with _repeatable(seed):
+        classifier = _Classifier(model, len(dataset.classes), lr)
+        trainer = _trainer(epochs, progress, accelerator=accelerator, devices=devices, precision=precision)
+        trainer.fit(classifier, dataset.train_dataloader(), dataset.val_dataloader())
     record = {
         "dataset": label("datasets", dataset),
         "model": label("models", model),
@@ -91,13 +82,35 @@ def train(
     return record
 
 
-# Checkpoints are ours, and there is nothing to choose by on the way.
-_QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-}
+@contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    """Torch seeded, and its random state and its choice of algorithms as before afterwards."""
+    strict, lenient = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(strict, warn_only=lenient)
+
+
+def _trainer(epochs: int, progress: bool, **hardware: Any) -> pl.Trainer:
+    """A trainer that measures the accuracy once, after the last epoch, and writes nothing."""
+    return pl.Trainer(
+        max_epochs=epochs,
+        check_val_every_n_epoch=epochs,
+        num_sanity_val_steps=0,
+        deterministic="warn",  # some gradients have no deterministic form on a GPU
+        enable_progress_bar=progress,
+        callbacks=[TQDMProgressBar(refresh_rate=10)] if progress else [],
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=False,
+        **hardware,
+    )
 
 
 def _metadata(dataset: ClipDataModule, model: ModelEntry, record: dict[str, Any]) -> dict[str, Any]:
