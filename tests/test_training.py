@@ -36,6 +36,29 @@ def test_equal_seeds_give_equal_files_and_another_seed_other_weights(tmp_path):
     assert not torch.equal(a["head.weight"], c["head.weight"])
 
 
+def test_workers_do_not_change_the_weights(tmp_path):
+    for workers in (0, 2):
+        run(tmp_path / f"{workers}.safetensors", workers=workers, epochs=2)
+    assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    loader = clips(train_clips=40).train_dataloader()
+    orders = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        orders.append(list(loader.sampler))
+    assert sorted(orders[0]) == list(range(40))
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_nothing_of_torch_stays_changed(tmp_path):
+    before = torch.get_rng_state()
+    run(tmp_path / "x.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_the_checkpoint_says_what_it_is(tmp_path):
     path = tmp_path / "new" / "net.safetensors"
     record = run(path, lr=1e-3)
