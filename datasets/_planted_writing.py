@@ -21,9 +21,9 @@ _SIZE = (240, 320)
 def write_ucf101(module: ClipDataModule, root: Path) -> None:
     """Write the train and test part of `module` under `root` as UCF101 lies on a user's disk.
 
-    Videos are lossless, `UCF-101/<Class>/v_<Class>_gNN_c01.avi`, 320 x 240; `splits/` holds classInd.txt,
-    trainlist01.txt and testlist01.txt; `tubes/finalAnnots.mat` the boxes, x, y, w, h from 1 in those pixels. Every clip
-    is a group of its own. A clip that is already there is written again.
+    Videos are lossless, `UCF-101/<Class>/v_<Class>_gNN_c01.avi`, 320 x 240; `splits/` holds the numbered classes, twice
+    as there, trainlist01.txt and testlist01.txt; `tubes/finalAnnots.mat` holds the boxes, x, y, w, h from 1 in those
+    pixels. Every clip is a group of its own. A clip that is already there is written again.
 
     Args:
         module: planted actions; its `clips` and `train_clips` say how many are written.
@@ -93,8 +93,10 @@ def _struct_array(structs: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
 def _write_splits(folder: Path, classes: Sequence[str], names: dict[str, list[tuple[str, int]]]) -> None:
     """Lists as UCF101 writes them: CRLF, labels from 1 in the train list alone."""
     folder.mkdir(parents=True, exist_ok=True)
+    numbered = [f"{i} {label}" for i, label in enumerate(classes, 1)]
     lists = {
-        "classInd": [f"{i} {label}" for i, label in enumerate(classes, 1)],
+        "classInd": numbered,
+        "ucf24-classInd": numbered,
         "testlist01": [f"{name}.avi" for name, _ in names["test"]],
         "trainlist01": [f"{name}.avi {label + 1}" for name, label in names["train"]],
     }

@@ -95,9 +95,15 @@ def find_tubes(root: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def read_classes(splits: Path) -> tuple[str, ...]:
+def read_tube_classes(splits: Path) -> tuple[str, ...]:
+    """The classes with action tubes, as ucf24-classInd.txt numbers them, or by default the official ones."""
+    name = "ucf24-classInd.txt"
+    return read_classes(splits, name) if (splits / name).is_file() else TUBE_CLASSES
+
+
+def read_classes(splits: Path, name: str = "classInd.txt") -> tuple[str, ...]:
     """The class names of classInd.txt, whose lines are a 1-based number and a name."""
-    path = splits / "classInd.txt"
+    path = splits / name
     fields = [line.split() for line in _lines(path)]
     if not fields or [line[0] for line in fields] != [str(i + 1) for i in range(len(fields))]:
         raise DataError(f"{path}: lines must be 1 ApplyEyeMakeup, 2 ApplyLipstick, ...; restore the official file")
@@ -166,22 +172,26 @@ def _rank(path: Path) -> int:
     return _FORMS.index(_form(path))
 
 
-def read_tubes(path: Path) -> Mapping[str, Annotation]:
+def read_tubes(path: Path, classes: tuple[str, ...] = TUBE_CLASSES) -> Mapping[str, Annotation]:
     """The action tubes of finalAnnots.mat or pyannot.pkl by name of the clip in lower case; kept in memory.
+
+    Args:
+        path: the annotation file.
+        classes: what its labels number.
 
     Raises:
         DataError: the file is missing, damaged, of another layout, or a pickle that names anything but NumPy arrays.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; give tubes=FILE, finalAnnots.mat or pyannot.pkl")
-    return _read_tubes(path, path.stat().st_size, path.stat().st_mtime_ns)
+    return _read_tubes(path, classes, path.stat().st_size, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)
-def _read_tubes(path: Path, _size: int, _mtime: int) -> Mapping[str, Annotation]:
+def _read_tubes(path: Path, classes: tuple[str, ...], _size: int, _mtime: int) -> Mapping[str, Annotation]:
     reader = _from_pickle if path.suffix.lower() in (".pkl", ".pickle") else _from_mat
     try:
-        found = {name.rpartition("/")[2].casefold(): annotation for name, annotation in reader(path)}
+        found = {name.rpartition("/")[2].casefold(): annotation for name, annotation in reader(path, classes)}
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Exception as error:  # both parsers raise whatever damaged bytes lead them to
@@ -191,22 +201,22 @@ def _read_tubes(path: Path, _size: int, _mtime: int) -> Mapping[str, Annotation]
     return found
 
 
-def _from_mat(path: Path) -> Iterator[tuple[str, Annotation]]:
+def _from_mat(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, Annotation]]:
     from scipy.io import loadmat
 
     for clip in np.atleast_1d(loadmat(path, squeeze_me=True, struct_as_record=False)["annot"]):
         tubes = tuple(
-            RawTube(TUBE_CLASSES[int(getattr(tube, "class")) - 1], int(tube.sf), int(tube.ef), tube.boxes)
+            RawTube(classes[int(getattr(tube, "class")) - 1], int(tube.sf), int(tube.ef), tube.boxes)
             for tube in np.atleast_1d(clip.tubes)
         )
         yield str(clip.name), Annotation(int(clip.num_imgs), tubes)
 
 
-def _from_pickle(path: Path) -> Iterator[tuple[str, Annotation]]:
+def _from_pickle(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, Annotation]]:
     for name, clip in _ArraysOnly(io.BytesIO(path.read_bytes())).load().items():
         # Here frames count from 0, the last one is excluded, and labels count from 0.
         tubes = tuple(
-            RawTube(TUBE_CLASSES[int(tube["label"])], int(tube["sf"]) + 1, int(tube["ef"]), tube["boxes"])
+            RawTube(classes[int(tube["label"])], int(tube["sf"]) + 1, int(tube["ef"]), tube["boxes"])
             for tube in clip["annotations"]
         )
         yield str(name), Annotation(int(clip["numf"]), tubes)

@@ -18,7 +18,6 @@ from vidattr_bench.transform import Sampled, fit_boxes, sample_clip
 from vidattr_bench.video import frame_count
 
 from ._ucf101 import (
-    TUBE_CLASSES,
     Annotation,
     Entry,
     RawTube,
@@ -28,6 +27,7 @@ from ._ucf101 import (
     find_tubes,
     read_classes,
     read_list,
+    read_tube_classes,
     read_tubes,
 )
 
@@ -78,7 +78,7 @@ class UCF101(ClipDataModule):
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         """The 101 names of classInd.txt, or the 24 with tubes, both in alphabetical order."""
-        return TUBE_CLASSES if self.subset == 24 else read_classes(self._split_folder)
+        return (read_tube_classes if self.subset == 24 else read_classes)(self._split_folder)
 
     def refs(self) -> list[ClipRef]:
         """The listed clips that are on disk, in the order of the lists."""
@@ -168,7 +168,7 @@ class UCF101(ClipDataModule):
     @functools.cached_property
     def _annotations(self) -> Mapping[str, Annotation]:
         if self._tube_file is not None:
-            return read_tubes(self._tube_file)
+            return read_tubes(self._tube_file, read_tube_classes(self._split_folder))
         if self.subset == 24:
             raise DataError(f"{self.root}: no finalAnnots.mat or pyannot.pkl; give tubes=FILE, or subset=101")
         return {}
