@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from vidattr_bench import evaluation
 from vidattr_bench.clip import Batch, Unreadable
-from vidattr_bench.evaluation import Evaluation, Subject, unreadable_rows
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Measurement, Metric
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import CurveSpec
+from vidattr_bench.rows import Subject, unreadable_rows
 from vidattr_bench.store import Cell
 
 N, T, H, W, K = 3, 4, 6, 5, 7
@@ -80,6 +81,8 @@ class Total(Metric):
         bright = case.batch.frames.mean((1, 2, 3, 4)) > 0.9
         if self.on_bright == "raise" and bright.any():
             raise RuntimeError("blinded")
+        if self.on_bright == "infinite":
+            return Measurement(torch.where(bright, float("inf"), 1.0).double())
         if self.on_bright == "undefined":
             return Measurement.of(["too_bright" if b else 1.0 for b in bright.tolist()])
         return Measurement(case.relevance.double().sum((1, 2, 3)))
@@ -87,19 +90,33 @@ class Total(Metric):
 
 @dataclasses.dataclass(frozen=True)
 class Area(Metric):
-    """Mean probability along the MoRF curve."""
+    """Mean probability along the MoRF curve; raises for a clip if told to."""
 
     family = "faithfulness"
+    fails_on: str = ""
 
     def curve_specs(self):
         return (CurveSpec("frame", "black", 4),)
 
     def measure(self, case):
         target = case.targets.tolist()
+        if self.fails_on in case.batch.ids:
+            raise RuntimeError("no curve for this clip")
         curves = case.curves(self.curve_specs()[0])
         return Measurement.of(
             [c.reason or c.morf.softmax(1)[:, k].mean().item() for c, k in zip(curves, target, strict=True)]
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Change(Metric):
+    """Largest difference between the map and the same map made again."""
+
+    family = "sanity"
+
+    def measure(self, case):
+        again = case.explain(case.model, case.batch.frames, case.targets)
+        return Measurement((again - case.relevance).abs().flatten(1).amax(1).double())
 
 
 @pytest.fixture
@@ -127,7 +144,7 @@ def subject(model, methods, metrics, target="label"):
 
 def evaluate(subject, batch, only=None):
     missing = {cell for clip in batch.ids for cell in subject.cells(clip)} if only is None else only
-    rows = Evaluation(subject, batch).run(missing, lambda clip: clip == "c", lambda method, metric: None)
+    rows = evaluation.evaluate(subject, batch, missing, lambda clip: clip == "c", lambda method, metric: None)
     return rows, {(r["clip"], r["method"], r["metric"], r["seed"]): r for r in rows.scores}
 
 
@@ -175,6 +192,51 @@ def test_a_metric_that_fails_on_one_clip_costs_no_other_cell(model, batch):
     assert [cells[clip, "b", "dim", 11]["status"] for clip in "abc"] == ["ok", "undefined", "ok"]
     assert cells["b", "b", "dim", 11]["reason"] == "too_bright"
     assert [cells[clip, "b", "area", 11]["status"] for clip in "abc"] == ["ok"] * 3
+
+
+def test_curves_of_clips_that_fall_back_are_kept(model, batch):
+    methods = {"b": Brightness()}
+    metrics = {"bad": Total("raise"), "area": Area()}
+    whole, _ = evaluate(subject(model, methods, metrics), batch)
+    assert len(whole.curves) == N * 2 * 5
+    rows, cells = evaluate(subject(model, methods, {"area": Area(fails_on="b")}), batch)
+    assert [cells[clip, "b", "area", 11]["status"] for clip in "abc"] == ["ok", "failed", "ok"]
+    assert rows.curves == [row for row in whole.curves if row["clip"] != "b"]
+
+
+@pytest.mark.parametrize("broken", ["raise", "nan"])
+def test_a_clip_on_which_the_model_fails_costs_no_other_clip(model, batch, broken):
+    class Choosy(nn.Module):
+        def forward(self, x):
+            bright = x.mean((1, 2, 3, 4)) > 0.9
+            if bright.any() and broken == "raise":
+                raise RuntimeError("too bright for me")
+            return model.net(x).masked_fill(bright[:, None], float("nan"))
+
+    choosy = VideoModel(Choosy(), model.classes)
+    _, cells = evaluate(subject(choosy, {"noise": Noise()}, {"total": Total()}), batch)
+    assert [cells[clip, "noise", "total", 11]["status"] for clip in "abc"] == ["ok", "failed", "ok"]
+    assert ("too bright for me" if broken == "raise" else "NaN") in cells["b", "noise", "total", 11]["reason"]
+    assert cells["b", "noise", "total", 11]["group"] == "g"
+
+
+def test_an_infinite_value_is_a_failure_of_its_clip_alone(model, batch):
+    _, cells = evaluate(subject(model, {"b": Brightness()}, {"total": Total("infinite")}), batch)
+    assert [cells[clip, "b", "total", 11]["status"] for clip in "abc"] == ["ok", "failed", "ok"]
+    assert "infinite" in cells["b", "b", "total", 11]["reason"]
+
+
+def test_clips_without_classes_are_explained_by_the_prediction(model, batch):
+    none = dataclasses.replace(subject(model, {"b": Brightness()}, {"t": Total()}), to_model=torch.tensor([]))
+    unlabelled = dataclasses.replace(batch, labels=torch.full((N,), -1))
+    _, cells = evaluate(none, unlabelled)
+    assert all(row["label"] is None and row["target"] == row["prediction"] for row in cells.values())
+
+
+def test_explaining_again_repeats_the_draw_of_the_map(model, batch):
+    _, cells = evaluate(subject(model, {"noise": Noise()}, {"change": Change()}), batch)
+    assert len(cells) == N * 2
+    assert all(row["value"] == 0 for row in cells.values())
 
 
 def test_what_the_model_lacks_is_said_not_faked(model, batch):

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return FAILED if known.command == "run" else OK
 
 
 def _refuse(option: str, parser: _Parser) -> NoReturn:
@@ -101,7 +101,7 @@ def _run_options(parser: _Parser) -> None:
     add("--devices", help="as Lightning's Trainer: auto, 2, 0,1, ...")
     add("--num-nodes", type=int, metavar="N", help="as Lightning's Trainer")
     add("--strategy", help="as Lightning's Trainer: auto, ddp, ...")
-    add("--precision", help="as Lightning's Trainer: 32-true, bf16-mixed, 16-mixed, ...")
+    add("--precision", help="32-true (default), bf16-mixed or 16-mixed")
     add("--dry-run", action="store_true", help="print cells, forwards and estimated minutes, compute nothing")
     parser.argument_default = argparse.SUPPRESS
     for action in parser._actions:

@@ -3,73 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidattr_bench.clip import Batch, Unreadable
-from vidattr_bench.errors import NotApplicableError, UserError
+from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.ledger import Ledger
-from vidattr_bench.method import AttributionMethod
-from vidattr_bench.metric import Case, Measurement, Metric, Shared
+from vidattr_bench.metric import Case, Measurement, Metric, Shared, Step
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import CurveSpec
 from vidattr_bench.randomness import derive
+from vidattr_bench.rows import Rows, Subject, curve_rows, describe, outcome, unreadable_rows
 from vidattr_bench.store import Cell
 
 Progress = Callable[[str, str], None]
 Explain = Callable[[VideoModel, Tensor, Tensor], Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What a run asks, the same for all of its batches.
-
-    Attributes:
-        model: the model under explanation.
-        methods: configured methods by row label.
-        metrics: configured metrics by row label.
-        to_model: int64 (K,), the model's class of each class of the data set.
-        target: label, predicted, or the name of a class of the model.
-        seed: the run's seed.
-        forward_batch: clips per forward of the perturbation engine.
-        constants: columns that every row of the run shares: dataset, split, model, weights.
-    """
-
-    model: VideoModel
-    methods: Mapping[str, AttributionMethod]
-    metrics: Mapping[str, Metric]
-    to_model: Tensor
-    target: str
-    seed: int
-    forward_batch: int
-    constants: Mapping[str, str]
-
-    def cells(self, clip: str) -> Iterator[Cell]:
-        """Every cell that the run owes for a clip."""
-        for label, method in self.methods.items():
-            for draw in range(method.draws):
-                for name, metric in self.metrics.items():
-                    if metric.family != "cost":
-                        yield Cell(clip, label, name, self.seed + draw)
-
-
-@dataclasses.dataclass
-class Rows:
-    """What a batch adds to the run's tables, and the maps that were asked for."""
-
-    scores: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    costs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    curves: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    maps: dict[tuple[str, str], Tensor] = dataclasses.field(default_factory=dict)
-
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The rows by table."""
-        return {"scores": self.scores, "costs": self.costs, "curves": self.curves}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +31,24 @@ class Explained:
     problems: Mapping[int, tuple[str, str]]
 
 
-def unreadable_rows(subject: Subject, clip: Unreadable, group: str, missing: Collection[Cell]) -> list[dict[str, Any]]:
-    """A failed row for every cell of a clip that could not be read."""
-    blank = {**subject.constants, "group": group, "label": None, "prediction": None, "target": None, "correct": None}
-    result = {"value": float("nan"), "chance": None, "status": "failed", "reason": clip.reason}
-    return [{**blank, **cell._asdict(), **result} for cell in subject.cells(clip.id) if cell in missing]
+def evaluate(
+    subject: Subject,
+    batch: Batch,
+    missing: Collection[Cell],
+    keep_map: Callable[[str], bool],
+    progress: Progress,
+) -> Rows:
+    """Rows of a batch; where the model itself fails, clip by clip, so that only the clip at fault has none."""
+    try:
+        return Evaluation(subject, batch).run(missing, keep_map, progress)
+    except Exception as error:
+        if len(batch) == 1:
+            clip = Unreadable(batch.ids[0], describe(error))
+            return Rows(unreadable_rows(subject, clip, batch.groups[0], missing))
+    rows = Rows()
+    for i in range(len(batch)):
+        rows.add(evaluate(subject, batch.select([i]), missing, keep_map, progress))
+    return rows
 
 
 class Evaluation:
@@ -93,7 +57,8 @@ class Evaluation:
     def __init__(self, subject: Subject, batch: Batch) -> None:
         self.subject, self.batch = subject, batch
         self.ledger = Ledger(subject.model)
-        labels = torch.where(batch.labels < 0, -1, subject.to_model.to(batch.labels)[batch.labels.clamp(min=0)])
+        # Label -1, a clip without one, reads the last entry.
+        labels = torch.cat([subject.to_model.to(batch.labels), batch.labels.new_tensor([-1])])[batch.labels]
         self.shared = Shared(
             subject.model,
             batch,
@@ -101,9 +66,11 @@ class Evaluation:
             labels=labels,
             seed=subject.seed,
             forward_batch=subject.forward_batch,
-            step=self._step(""),
+            step=self._step(batch),
         )
         logits = torch.stack([self.shared.clean_logits(i) for i in range(len(batch))])
+        if bool(logits.softmax(1).isnan().any()):
+            raise FloatingPointError("the model's probabilities are NaN")
         self.predictions = logits.argmax(1).to(labels)
         self.shared.targets = self.targets = self._targets(labels)
         self.rows = Rows()
@@ -136,8 +103,8 @@ class Evaluation:
         ids = self.batch.ids
         return [name for name in self.subject.metrics if any(Cell(c, label, name, seed) in missing for c in ids)]
 
-    def _step(self, method: str) -> Callable[[str, int], AbstractContextManager[None]]:
-        return lambda name, clip: self.ledger.step(name, [self.batch.ids[clip]], method)
+    def _step(self, batch: Batch, method: str = "") -> Step:
+        return lambda name, clip: self.ledger.step(name, [batch.ids[clip]], method)
 
     def _explain(self, label: str, seed: int) -> Explained:
         """The batch at once; after a failure clip by clip, so that only the clip at fault has none."""
@@ -163,11 +130,10 @@ class Evaluation:
         with self.ledger.step("attribution", batch.ids, label):
             return explain(self.subject.model, batch.frames, self.targets[list(clips)])
 
-    def _explainer(self, label: str, batch: Batch, seed: int | None = None) -> Explain:
+    def _explainer(self, label: str, batch: Batch, seed: int) -> Explain:
         """The method with what it needs beside model, frames and targets filled in."""
         method = self.subject.methods[label]
-        draw = self.subject.seed if seed is None else seed
-        seeds = [derive(draw, clip, label) for clip in batch.ids] if method.stochastic else None
+        seeds = [derive(seed, clip, label) for clip in batch.ids] if method.stochastic else None
         tubes = batch.tubes if method.needs_truth else None
         return lambda model, frames, targets: method(model, frames, targets, seeds, tubes=tubes)
 
@@ -183,66 +149,63 @@ class Evaluation:
         missing: Collection[Cell],
         progress: Progress,
     ) -> None:
-        case = self._case(label, explained.relevance)
+        case = self._case(self.batch, self.shared, label, seed, explained.relevance)
+        apart: dict[int, Case] = {}
         hopeless = len(explained.problems) == len(self.batch)
         for name in wanted:
             progress(label, name)
-            result = None if hopeless else self._measure(name, self.subject.metrics[name], case, label)
+            result = None if hopeless else self._measure(name, case, apart, label, seed)
             for clip, clip_id in enumerate(self.batch.ids):
                 cell = Cell(clip_id, label, name, seed)
                 if cell in missing:
-                    problem = explained.problems.get(clip)
-                    self.rows.scores.append(self._row(cell, clip, _outcome(result, clip, problem)))
-        self._add_curves(label, seed, case, explained)
+                    self.rows.scores.append(self._row(cell, clip, outcome(result, clip, explained.problems.get(clip))))
+        self._add_curves(label, seed, case, apart, explained)
 
-    def _case(self, label: str, relevance: Tensor) -> Case:
+    def _case(self, batch: Batch, shared: Shared, label: str, seed: int, relevance: Tensor) -> Case:
         return Case(
             self.subject.model,
-            self.batch,
-            self.targets,
+            batch,
+            shared.targets,
             relevance,
-            shared=self.shared,
-            cost=self.ledger.cost(self.batch.ids[0], label, "attribution"),
-            explain=self._explainer(label, self.batch),
+            shared=shared,
+            cost=self.ledger.cost(batch.ids[0], label, "attribution"),
+            explain=self._explainer(label, batch, seed),
             promised_total=self.subject.methods[label].promised_total,
-            step=self._step(label),
+            step=self._step(batch, label),
         )
 
-    def _measure(self, name: str, metric: Metric, case: Case, label: str) -> list[Measurement | str]:
+    def _measure(self, name: str, case: Case, apart: dict[int, Case], label: str, seed: int) -> list[Measurement | str]:
         """A measurement a clip, each of one value, or the reason why it failed."""
         try:
-            with self.ledger.step(name, self.batch.ids, label):
-                return _split(metric.measure(case), len(case))
+            return self._measure_together(name, case, label)
         except Exception as error:
             if len(case) == 1:
                 return [describe(error)]
         results: list[Measurement | str] = []
         for clip in range(len(case)):
-            results += self._measure(name, metric, self._alone(case, clip, label), label)
+            alone = apart.setdefault(clip, self._alone(case, clip, label, seed))
+            results += self._measure(name, alone, {}, label, seed)
         return results
 
-    def _alone(self, case: Case, clip: int, label: str) -> Case:
-        batch, targets = self.batch.select([clip]), self.targets[[clip]]
+    def _measure_together(self, name: str, case: Case, label: str) -> list[Measurement | str]:
+        with self.ledger.step(name, case.batch.ids, label):
+            return _split(self.subject.metrics[name].measure(case), len(case))
+
+    def _alone(self, case: Case, clip: int, label: str, seed: int) -> Case:
+        """The case of one clip, with the curves that are there already."""
+        batch = self.batch.select([clip])
         shared = Shared(
             self.subject.model,
             batch,
-            targets,
+            self.targets[[clip]],
             labels=self.shared.labels[[clip]],
             seed=self.subject.seed,
             forward_batch=self.subject.forward_batch,
-            step=lambda name, _: self.ledger.step(name, batch.ids),
+            step=self._step(batch),
         )
-        relevance = case.relevance[[clip]]
-        return Case(
-            self.subject.model,
-            batch,
-            targets,
-            relevance,
-            shared=shared,
-            cost=case.cost,
-            explain=self._explainer(label, batch),
-            promised_total=case.promised_total,
-        )
+        alone = self._case(batch, shared, label, seed, case.relevance[[clip]])
+        alone.computed = {spec: [curves[clip]] for spec, curves in case.computed.items()}
+        return alone
 
     def _row(self, cell: Cell, clip: int, outcome: Mapping[str, Any]) -> dict[str, Any]:
         name = self.subject.model.classes.__getitem__
@@ -258,43 +221,20 @@ class Evaluation:
             **outcome,
         }
 
-    def _add_curves(self, label: str, seed: int, case: Case, explained: Explained) -> None:
-        for spec, curves in case.computed.items():
-            for clip, curve in enumerate(curves):
-                if clip in explained.problems or curve.reason:
-                    continue
-                key = {"clip": self.batch.ids[clip], "method": label, "seed": seed}
-                target = int(self.targets[clip])
-                for order, fractions, logits in (
-                    ("morf", curve.fractions, curve.morf),
-                    ("lerf", 1 - curve.fractions.flip(0), curve.lerf),
-                ):
-                    scores = logits.double().softmax(1)[:, target].tolist()
-                    self.rows.curves += [
-                        {
-                            **key,
-                            "unit": spec.unit,
-                            "substrate": spec.substrate,
-                            "order": order,
-                            "fraction": f,
-                            "score": s,
-                        }
-                        for f, s in zip(fractions.tolist(), scores, strict=True)
-                    ]
+    def _add_curves(self, label: str, seed: int, case: Case, apart: Mapping[int, Case], explained: Explained) -> None:
+        for clip, clip_id in enumerate(self.batch.ids):
+            if clip in explained.problems:
+                continue
+            found = apart[clip].computed if clip in apart else {}
+            key = {"clip": clip_id, "method": label, "seed": seed}
+            together = {spec: curves[clip : clip + 1] for spec, curves in case.computed.items()}
+            for spec, (curve,) in (found | together).items():
+                self.rows.curves += curve_rows(key, spec, curve, int(self.targets[clip]))
 
     def _keep(self, label: str, explained: Explained, keep_map: Callable[[str], bool]) -> None:
         for clip, clip_id in enumerate(self.batch.ids):
             if clip not in explained.problems and keep_map(clip_id):
                 self.rows.maps[clip_id, label] = explained.relevance[clip].cpu()
-
-
-def describe(error: Exception) -> str:
-    """An error in one line: for the author of a plug-in with the place where it was raised."""
-    if isinstance(error, UserError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}".replace("\n", " ")
 
 
 def curve_specs(metrics: Mapping[str, Metric]) -> tuple[CurveSpec, ...]:
@@ -303,37 +243,13 @@ def curve_specs(metrics: Mapping[str, Metric]) -> tuple[CurveSpec, ...]:
 
 
 def _split(measurement: Measurement, n: int) -> list[Measurement | str]:
-    if measurement.values.shape != (n,):
-        raise ValueError(f"the metric gave values of shape {tuple(measurement.values.shape)} for {n} clips")
-    chance = measurement.chance
+    values, chance, reasons = measurement.values, measurement.chance, measurement.reasons
+    if values.shape != (n,) or (chance is not None and chance.shape != (n,)) or len(reasons) not in (0, n):
+        shapes = f"{tuple(values.shape)}, {None if chance is None else tuple(chance.shape)} and {len(reasons)}"
+        raise ValueError(f"values, chance and reasons of the metric are {shapes} for {n} clips")
+    if bool(values.isinf().any()):
+        raise FloatingPointError("the value of the metric is infinite")
     return [
-        Measurement(
-            measurement.values[i : i + 1],
-            None if chance is None else chance[i : i + 1],
-            measurement.reasons[i : i + 1],
-        )
+        Measurement(values[i : i + 1], None if chance is None else chance[i : i + 1], reasons[i : i + 1])
         for i in range(n)
     ]
-
-
-def _outcome(results: Sequence[Measurement | str] | None, clip: int, problem: tuple[str, str] | None) -> dict[str, Any]:
-    """Value, chance, status and reason of one cell."""
-    empty = {"value": float("nan"), "chance": None}
-    if problem is not None:
-        return {**empty, "status": problem[0], "reason": problem[1]}
-    assert results is not None
-    result = results[clip]
-    if isinstance(result, str):
-        return {**empty, "status": "failed", "reason": result}
-    value = float(result.values[0])
-    reason = result.reasons[0] if result.reasons else ""
-    if value == value:
-        status = "ok"
-    else:
-        status, reason = "undefined", reason or "undefined"
-    return {
-        "value": value,
-        "chance": None if result.chance is None else float(result.chance[0]),
-        "status": status,
-        "reason": reason,
-    }

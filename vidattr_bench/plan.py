@@ -13,7 +13,7 @@ import torch
 
 from vidattr_bench import classes, plugins, spec, zoo
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
-from vidattr_bench.errors import DataError, ModelError, did_you_mean
+from vidattr_bench.errors import DataError, ModelError, RunError, did_you_mean
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Metric
 from vidattr_bench.model import VideoModel
@@ -71,6 +71,8 @@ def prepare(settings: Settings) -> Plan:
     """Configure every plug-in and read the split; raises `UserError` before anything has been computed."""
     methods = configure_methods(settings.methods)
     metrics = {plugins.label("metrics", metric): metric for metric in resolve(list(settings.metrics))}
+    if all(metric.family == "cost" for metric in metrics.values()):
+        raise RunError(f"{', '.join(metrics)}: every run records costs; add a metric that scores the maps")
     data = configure_dataset(settings.dataset)
     entry = zoo.create_model(settings.model)
     model = entry.build()
@@ -81,6 +83,8 @@ def prepare(settings: Settings) -> Plan:
     data.plan = data.batches(settings.batch_size, settings.limit)
     if not data.plan:
         raise DataError(f"the split {data.split_name} of {settings.dataset} holds no clip on disk")
+    if settings.shard_of()[0] > len(data.plan):
+        raise RunError(f"--shard {settings.shard}: the plan has only {len(data.plan)} batches")
     facts = {
         "dataset": plugins.full_spec("datasets", data, places=False),
         "dataset_code": plugins.version(data),

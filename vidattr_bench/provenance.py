@@ -25,7 +25,7 @@ from vidattr_bench.store import Store
 # Files whose code decides the numbers of every row, whatever the plug-ins.
 _ENGINE = (
     *("clip", "evaluation", "method", "metric", "model", "perturbation", "randomness", "requirements"),
-    *("stills", "substrates", "transform", "units", "video"),
+    *("rows", "stills", "substrates", "transform", "units", "video"),
 )
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "numpy", "scipy", "av", "pandas", "pyarrow")
 
@@ -110,20 +110,25 @@ def check_resumable(plan: Plan, store: Store, device: torch.device) -> None:
     """Raise `RunError` where the folder holds a run whose numbers would not be comparable with new ones."""
     before = store.provenance()
     if not before:
+        if store.parts("scores"):
+            raise RunError(
+                f"{store.folder} holds rows but no provenance.json that tells what they depend on; "
+                "restore it, or choose another folder with --output"
+            )
         return
     now = numbers_depend_on(plan, device)
-    changed = [key for key, value in now.items() if before["depends_on"].get(key) != value]
+    changed = [key for key, value in now.items() if before.get("depends_on", {}).get(key) != value]
     for kind, facts in (
         ("methods", method_facts(plan.methods)),
         ("metrics", metric_facts(plan.metrics)),
     ):
+        known = before.get(kind, {})
         changed += [
             f"code of {label}"
             for label, fact in facts.items()
-            if label in before[kind] and before[kind][label]["version"] != fact["version"]
+            if label in known and known[label].get("version") != fact["version"]
         ]
-    kept = store.settings().get("forward_batch")
-    if plan.settings.forward_batch not in (None, kept):
+    if plan.settings.forward_batch not in (None, before.get("forward_batch")):
         changed.append("forward_batch")
     if changed:
         raise RunError(
@@ -165,6 +170,7 @@ def record(plan: Plan, store: Store, device: torch.device, forward_batch: int) -
             "model": plan.model.name,
             "target": plan.settings.target,
             "seed": plan.settings.seed,
+            "forward_batch": forward_batch,
             "clips": {
                 "planned": len(plan.refs(range(len(plan.data.plan)))),
                 "missing": len(plan.data.missing()),

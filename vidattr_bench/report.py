@@ -25,7 +25,7 @@ def facts_of(store: Store) -> dict[str, Any]:
     """What provenance.json tells of methods, metrics and clips, and how many clips could not be read."""
     facts, scores = store.provenance(), store.scores()
     unread = scores["status"].eq("failed") & scores["prediction"].isna()
-    facts["clips"]["unreadable"] = int(scores.loc[unread, "clip"].nunique())
+    facts.setdefault("clips", {})["unreadable"] = int(scores.loc[unread, "clip"].nunique())
     return facts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -12,16 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
 from rich.console import Console
 
 from vidattr_bench import perturbation, plugins, provenance, report
 from vidattr_bench.datamodule import Work
 from vidattr_bench.errors import RunError
-from vidattr_bench.evaluation import Evaluation, Rows, Subject, unreadable_rows
+from vidattr_bench.evaluation import evaluate
 from vidattr_bench.plan import Plan, count_logits, prepare
 from vidattr_bench.progress import RunProgress
+from vidattr_bench.rows import Rows, Subject, unreadable_rows
 from vidattr_bench.settings import Settings, from_mapping
 from vidattr_bench.store import Cell, Store, read_yaml
 from vidattr_bench.text import slug
@@ -75,20 +76,37 @@ class Explainer(LightningModule):
         self.subject, self.plan, self.store, self.progress = subject, plan, store, progress
         self.missing = missing
         self.pictured = plan.pictured()
+        self.parent = os.getppid()
+
+    def setup(self, stage: str) -> None:
+        """Take from rank 0 what all ranks must agree on: the forward batch, and the batches to share out."""
+        shared = (self.subject.forward_batch, self.plan.data.pending)
+        forward_batch, self.plan.data.pending = self.trainer.strategy.broadcast(shared)
+        self.subject = dataclasses.replace(self.subject, forward_batch=forward_batch)
 
     def predict_step(self, work: Work, batch_idx: int) -> None:
         """Rows of one batch, committed before the next begins."""
+        self._stop_if_told()
         rows = Rows()
         if work.batch is not None:
             with torch.inference_mode(False), torch.no_grad():
-                evaluation = Evaluation(self.subject, work.batch)
-                rows = evaluation.run(self.missing, self._keeps, self.progress.cell)
+                rows = evaluate(self.subject, work.batch, self.missing, self._keeps, self._begin_cell)
             self._save_maps(work, rows)
         groups = {ref.id: ref.group for ref in self.plan.data.plan[work.number]}
         for clip in work.unreadable:
             rows.scores += unreadable_rows(self.subject, clip, groups[clip.id], self.missing)
         self.store.write(work.number, rows.tables())
         self.progress.advance(len(groups))
+
+    def _begin_cell(self, method: str, metric: str) -> None:
+        self._stop_if_told()
+        self.progress.cell(method, metric)
+
+    def _stop_if_told(self) -> None:
+        """Stop after SIGTERM, which Lightning notes but does not act on here, and where rank 0 has died."""
+        orphaned = self.trainer.global_rank > 0 and os.getppid() != self.parent
+        if self.trainer.received_sigterm or orphaned:
+            raise KeyboardInterrupt
 
     def _keeps(self, clip: str) -> bool:
         return self.plan.settings.save_maps or clip in self.pictured
@@ -118,31 +136,33 @@ def execute(settings: Settings, console: Console) -> Run:
     """Do what the settings ask, resuming what an earlier process left in the folder."""
     _quiet_lightning()
     plan = prepare(settings)
+    trainer = _trainer(settings)
     store = Store(plan.folder)
     store.create()
-    if _rank():  # another rank of a job whose rank 0 holds the lock
-        return _execute(plan, store, Console(quiet=True))
+    if not trainer.is_global_zero:  # rank 0 of the job holds the lock
+        return _execute(trainer, plan, store, Console(quiet=True))
     with store.locked():
-        return _execute(plan, store, console)
+        return _execute(trainer, plan, store, console)
 
 
-def _execute(plan: Plan, store: Store, console: Console) -> Run:
-    trainer = _trainer(plan.settings)
-    device = trainer.strategy.root_device
+def _execute(trainer: Trainer, plan: Plan, store: Store, console: Console) -> Run:
+    leads, device = trainer.is_global_zero, trainer.strategy.root_device
     provenance.check_resumable(plan, store, device)
-    for path in [] if _rank() else store.set_aside_corrupt():
+    for path in store.set_aside_corrupt() if leads else []:
         console.print(f"set aside, to be computed anew: {path}", highlight=False, markup=False)
-    missing = owed(plan) - store.finished()
+    wanted = owed(plan)
+    missing = wanted - store.finished()
     unfinished = {cell.clip for cell in missing}
     plan.data.pending = [n for n in plan.numbers() if any(ref.id in unfinished for ref in plan.refs([n]))]
     if missing:
         count_logits(plan.model, plan.data)
-        subject = _subject(plan, _forward_batch(plan, store, device))
-        provenance.record(plan, store, device, subject.forward_batch)
+        subject = _subject(plan, _forward_batch(plan, store, device) if leads else 1)
+        if leads:
+            provenance.record(plan, store, device, subject.forward_batch)
         _predict(trainer, subject, plan, store, missing, console)
-    if _rank():
+    if not leads:
         return Run(store.folder)
-    failed = _count_failed(plan, store)
+    failed = len(wanted - store.finished())  # a rank that died wrote none of its cells, and the job may still end well
     report.finish(store, console)
     return Run(store.folder, failed)
 
@@ -197,19 +217,24 @@ def _predict(
     trainer: Trainer, subject: Subject, plan: Plan, store: Store, missing: set[Cell], console: Console
 ) -> None:
     torch.backends.cudnn.allow_tf32 = False
-    with RunProgress(len(plan.refs(plan.data.pending)), console) as progress:
+    share = plan.data.pending[trainer.global_rank :: trainer.world_size]
+    with RunProgress(len(plan.refs(share)), console) as progress:
         try:
             trainer.predict(
                 Explainer(subject, plan, store, missing, progress), datamodule=plan.data, return_predictions=False
             )
-        except SystemExit as error:  # how Lightning ends after Ctrl-C
-            raise KeyboardInterrupt from error
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
+                raise KeyboardInterrupt from error
+            raise RunError(
+                f"a plug-in ended the process by sys.exit({error.code!r}); it must raise an error"
+            ) from error
     trainer.strategy.barrier()
 
 
 def _forward_batch(plan: Plan, store: Store, device: torch.device) -> int:
-    """The option, else what run.yaml keeps, else what a measurement finds best on this device."""
-    kept = plan.settings.forward_batch or store.settings().get("forward_batch")
+    """The option, else what the folder's rows were made with, else what a measurement finds best on this device."""
+    kept = plan.settings.forward_batch or store.provenance().get("forward_batch")
     if kept is not None:
         return int(kept)
     work = next((w for n in plan.data.pending if (w := plan.data.read(n, plan.data.plan[n])).batch is not None), None)
@@ -217,16 +242,6 @@ def _forward_batch(plan: Plan, store: Store, device: torch.device) -> int:
         return 1
     model = plan.model.to(device)
     return perturbation.measure_forward_batch(model, model.normalise(work.batch.frames[:1].to(device))[0])
-
-
-def _count_failed(plan: Plan, store: Store) -> int:
-    """Cells of this shard that failed, or that a dead rank never wrote."""
-    return len(owed(plan) - store.finished())
-
-
-def _rank() -> int:
-    """The rank of this process: 0 alone holds the lock, records and reports."""
-    return int(getattr(rank_zero_only, "rank", None) or 0)
 
 
 def _quiet_lightning() -> None:

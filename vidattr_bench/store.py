@@ -48,6 +48,7 @@ _KEYS = {
     "costs": ["clip", "method", "step"],
     "curves": ["clip", "method", "unit", "substrate", "order", "seed", "fraction"],
 }
+_RESTORE = "restore it, or choose another folder with --output"
 _PART = re.compile(r"(\d{6})-(\d{3})-([0-9a-f]{64})\.parquet")
 
 
@@ -93,7 +94,7 @@ class Store:
         """Hold the run against a second process; the lock dies with its holder."""
         with (self.folder / ".lock").open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, no worker inherits it
             except OSError as error:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
@@ -134,13 +135,17 @@ class Store:
 
     def set_aside_corrupt(self) -> list[Path]:
         """Hide every batch generation of which a part does not have its hash any more, so that it is computed anew."""
-        bad = {(p.number, p.generation) for kind in SCHEMAS for p in self.parts(kind) if not _intact(p.path)}
-        costs, curves = ({(p.number, p.generation) for p in self.parts(kind)} for kind in ("costs", "curves"))
-        bad |= {(p.number, p.generation) for p in self.parts("scores")} - (costs & curves)
+        bad = self._damaged()
         hidden = [p.path for kind in SCHEMAS for p in self.parts(kind) if (p.number, p.generation) in bad]
         for path in hidden:
             path.rename(path.with_name(f".corrupt-{path.name}"))
         return hidden
+
+    def _damaged(self) -> set[tuple[int, int]]:
+        """(Number, generation) of batches of which a part has lost its hash, or of which costs or curves are gone."""
+        bad = {(p.number, p.generation) for kind in SCHEMAS for p in self.parts(kind) if not _intact(p.path)}
+        costs, curves = ({(p.number, p.generation) for p in self.parts(kind)} for kind in ("costs", "curves"))
+        return bad | ({(p.number, p.generation) for p in self.parts("scores")} - (costs & curves))
 
     def read(self, kind: str) -> pd.DataFrame:
         """All committed rows of a kind, the latest generation of each, hashes checked.
@@ -148,21 +153,23 @@ class Store:
         Raises:
             RunError: a part's bytes do not have the hash in its name.
         """
-        committed = {(p.number, p.generation) for p in self.parts("scores")}
-        parts = [p for p in self.parts(kind) if (p.number, p.generation) in committed]
+        parts = self._committed(kind)
         for part in parts:
             if not _intact(part.path):
                 raise RunError(
                     f"{part.path} is damaged: its bytes do not have the hash in its name; "
                     f"`run --config {self.folder / 'run.yaml'}` computes those rows again"
                 )
-        tables = [pq.read_table(part.path, schema=SCHEMAS[kind]) for part in parts]
-        frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[kind].empty_table()]).to_pandas()
-        return frame.drop_duplicates(_KEYS[kind], keep="last", ignore_index=True)
+        return _load(kind, parts)
+
+    def _committed(self, kind: str) -> list[Part]:
+        committed = {(p.number, p.generation) for p in self.parts("scores")}
+        return [p for p in self.parts(kind) if (p.number, p.generation) in committed]
 
     def finished(self) -> set[Cell]:
-        """Cells that need no more work: every committed row but the failed ones."""
-        scores = self.read("scores")
+        """Cells that need no more work: every committed and intact row but the failed ones."""
+        damaged = self._damaged()
+        scores = _load("scores", [p for p in self._committed("scores") if (p.number, p.generation) not in damaged])
         done = scores[scores["status"] != "failed"]
         columns = [done[key].tolist() for key in _KEYS["scores"]]
         return {Cell(*row) for row in zip(*columns, strict=True)}
@@ -205,12 +212,14 @@ class Store:
         write_atomically(self.folder / "provenance.json", text.encode())
 
     def provenance(self) -> dict[str, Any]:
-        """The content of provenance.json, or nothing where there is none; raises `RunError` where it does not parse."""
+        """The content of provenance.json, or nothing where there is none; raises `RunError` where it is damaged."""
         path = self.folder / "provenance.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
-            raise RunError(f"{path} is not JSON: {error}; run the same command again to write it anew") from error
+            raise RunError(f"{path} is not JSON: {error}; {_RESTORE}") from error
+        if not _is_provenance(content):
+            raise RunError(f"{path} does not hold what a run writes; {_RESTORE}")
         found: dict[str, Any] = content
         return found
 
@@ -252,6 +261,24 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise RunError(f"cannot write {path}: {error.strerror or error}; nothing finished before is lost") from error
 
 
+def _is_provenance(content: Any) -> bool:
+    """Whether those who read it find mappings where they expect them: it may be another person's file."""
+    if not isinstance(content, dict):
+        return False
+    plugins = [content.get(kind, {}) for kind in ("methods", "metrics")]
+    if not all(isinstance(part, dict) for part in (*plugins, content.get("depends_on", {}), content.get("clips", {}))):
+        return False
+    return all(isinstance(facts, dict) for part in plugins for facts in part.values())
+
+
+def _load(kind: str, parts: Sequence[Part]) -> pd.DataFrame:
+    tables = [pq.read_table(part.path, schema=SCHEMAS[kind]) for part in parts]
+    frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[kind].empty_table()]).to_pandas()
+    if not any(part.generation for part in parts):  # the first rows of a batch repeat nothing
+        return frame
+    return frame.drop_duplicates(_KEYS[kind], keep="last", ignore_index=True)
+
+
 def _intact(path: Path) -> bool:
     match = _PART.fullmatch(path.name)
-    return match is not None and hashlib.sha256(path.read_bytes()).hexdigest() == match[3]
+    return match is not None and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == match[3]
