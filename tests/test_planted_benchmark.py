@@ -44,7 +44,7 @@ def test_random_knows_nothing(benchmark, summary):
     scores = benchmark.scores().query("method == 'random'")
     assert scores["seed"].nunique() >= 5
     for metric in SUBSTRATES:
-        values = scores.query("metric == @metric").groupby("clip")["value"].mean()
+        values = scores[scores["metric"] == metric].groupby("clip")["value"].mean()
         assert abs(values.mean()) < 3 * values.std(ddof=1) / np.sqrt(len(values))
 
 

@@ -1,4 +1,4 @@
-"""The real clips beside the project with R(2+1)D-Light: every annotated clip gets its rows, and the oracle is perfect."""
+"""The real clips beside the project with R(2+1)D-Light: every annotated clip gets its rows; the oracle is perfect."""
 
 import pytest
 
