@@ -179,6 +179,18 @@ def test_a_configuration_says_what_it_imports(capsys, tmp_path):
     assert "imports and runs no_such_package.net" in err
 
 
+@pytest.mark.parametrize(("command", "expected"), [("run", 1), ("list", 0)])
+def test_a_reader_that_leaves_does_not_turn_an_unfinished_run_into_a_good_one(command, expected):
+    code = (
+        "import sys; from vidattr_bench import cli\n"
+        "def leave(arguments): raise BrokenPipeError\n"
+        "cli._run = cli._list = leave\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = [command, "methods"] if command == "list" else [command]
+    assert subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT).returncode == expected
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_keeps_what_is_done(tmp_path):
     command = [

@@ -280,6 +280,51 @@ def test_options_are_checked_by_name():
         vb.run(limit=0)
 
 
+def test_rows_without_provenance_are_not_added_to(finished, tmp_path):
+    folder = copy(finished, tmp_path / "run")
+    (folder / "provenance.json").unlink()
+    with pytest.raises(RunError, match=r"no provenance\.json.*--output"):
+        run(folder, methods=["centre"])
+
+
+@pytest.mark.usefixtures("bare")
+def test_the_measured_forward_batch_outlives_a_lost_run_yaml(tmp_path, monkeypatch):
+    options = {"methods": ["centre"], "forward_batch": None, "limit": 1}
+    for measured in (3, 5):
+        monkeypatch.setattr("vidattr_bench.perturbation.measure_forward_batch", lambda *args, n=measured: n)
+        folder = run(tmp_path / "run", **options).folder
+        assert store.Store(folder).settings()["forward_batch"] == 3
+        (folder / "run.yaml").unlink()
+        options["methods"] = ["edges"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"forward_batch": 0}, "--forward-batch must be at least 1"), ({"precision": "bf16-true"}, "--precision"),
+     ({"metrics": ["seconds", "forwards"]}, "every run records costs"), ({"shard": "4/4"}, "only 3 batches"),
+     ({"seed": 1.5}, "seed has the wrong type"), ({"save_maps": "no"}, "save_maps has the wrong type"),
+     ({"batch_size": "4"}, "batch_size has the wrong type"), ({"output": 3}, "output has the wrong type")],
+)  # fmt: skip
+def test_options_that_make_no_run_are_refused(tmp_path, options, message):
+    with pytest.raises(RunError, match=message):
+        vb.run(**{**OPTIONS, "output": tmp_path / "run", **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_may_be_a_number():
+    from vidattr_bench.settings import from_mapping
+
+    assert from_mapping({"devices": 2}, "test").devices == "2"
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_plug_in_that_exits_the_process_is_no_good_end(tmp_path, monkeypatch):
+    cls = importlib.import_module("vidattr_bench.methods.gradient").Gradient
+    monkeypatch.setattr(cls, "attribute", lambda *arguments: sys.exit(0))
+    with pytest.raises(RunError, match=r"sys\.exit"):
+        run(tmp_path / "run")
+
+
 def test_settings_survive_run_yaml(tmp_path):
     from vidattr_bench.settings import Settings, from_mapping
 

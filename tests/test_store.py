@@ -123,7 +123,8 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_two_processes_do_not_share_a_run(store):
     code = (
-        "import sys; from pathlib import Path; from vidattr_bench.store import Store; from vidattr_bench.errors import RunError\n"
+        "import sys; from pathlib import Path\n"
+        "from vidattr_bench.store import Store; from vidattr_bench.errors import RunError\n"
         "try:\n    with Store(Path(sys.argv[1])).locked(): print('entered')\n"
         "except RunError as error: print(error)"
     )
@@ -133,6 +134,39 @@ def test_two_processes_do_not_share_a_run(store):
         blocked = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout
     assert f"pid {os.getpid()}" in blocked
     assert subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout == "entered\n"
+
+
+def test_what_is_damaged_is_not_finished(store):
+    store.write(0, rows(score("a")))
+    store.write(1, rows(score("b")))
+    store.parts("curves")[0].path.write_bytes(b"torn")
+    assert store.finished() == {Cell("b", "m", "x", 0)}
+
+
+def test_no_child_of_a_dead_run_keeps_its_lock(store):
+    """A loading process outlives the killed run by seconds: the same command must not find the folder in use."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from vidattr_bench.store import Store\n"
+        "with Store(Path(sys.argv[1])).locked():\n"
+        "    child = os.fork()\n"
+        "    time.sleep(60) if child == 0 else (print(child, flush=True), os.kill(os.getpid(), 9))\n"
+    )
+    command = [sys.executable, "-c", code, str(store.folder)]
+    dead = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE)
+    child = int(dead.stdout.readline())
+    dead.wait()
+    try:
+        with store.locked():
+            pass
+    finally:
+        os.kill(child, 9)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"methods": []}', '{"metrics": {"srg": 1}}', '{"clips": 3}'])
+def test_a_damaged_provenance_is_named(store, text):
+    (store.folder / "provenance.json").write_text(text)
+    with pytest.raises(RunError, match=r"provenance\.json.*--output"):
+        store.provenance()
 
 
 def test_settings_provenance_and_arrays_round_trip(store):

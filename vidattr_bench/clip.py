@@ -28,7 +28,13 @@ class Tube:
     boxes: Tensor
 
     def mask(self, t: int, h: int, w: int) -> Tensor:
-        """Bool (T, H, W): True where the centre of a voxel lies inside the box of its frame."""
+        """Bool (T, H, W): True where the centre of a voxel lies inside the box of its frame.
+
+        Raises:
+            DataError: the tube begins before the first or after the last of the T frames.
+        """
+        if not 0 <= self.start < t:
+            raise DataError(f"a tube starts at frame {self.start} of a clip of {t} frames")
         mask = torch.zeros(t, h, w, dtype=torch.bool)
         x0, y0, x1, y1 = self.boxes[: t - self.start].double().unbind(1)
         ys = torch.arange(h, dtype=torch.float64) + 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -66,6 +67,10 @@ class ClipDataModule(LightningDataModule):
     crop: str | None = None
     interpolation: str | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a loading process needs: the trainer stays behind."""
+        return {**self.__dict__, "trainer": None}
+
     def __post_init__(self) -> None:
         super().__init__()
         self.adapt(ClipInput())
@@ -107,8 +112,15 @@ class ClipDataModule(LightningDataModule):
         return ""
 
     def batches(self, size: int, limit: int | None = None) -> list[list[ClipRef]]:
-        """The fixed plan: clips (`limit` of them, evenly spaced over the split) in batches of `size`."""
+        """The fixed plan: clips (`limit` of them, evenly spaced over the split) in batches of `size`.
+
+        Raises:
+            DataError: two clips of the split have one name.
+        """
         refs = self.refs()
+        twice = [id for id, count in Counter(ref.id for ref in refs).items() if count > 1]
+        if twice:
+            raise DataError(f"the split holds two clips called {twice[0]!r}; rows are told apart by the clip's id")
         if limit is not None and limit < len(refs):
             refs = [refs[(2 * i + 1) * len(refs) // (2 * limit)] for i in range(limit)]
         return [refs[i : i + size] for i in range(0, len(refs), size)]
@@ -119,11 +131,24 @@ class ClipDataModule(LightningDataModule):
         unreadable: list[Unreadable] = []
         for ref in refs:
             try:
-                clips.append(self.load(ref))
+                clips.append(self._checked(ref, self.load(ref)))
             except Exception as error:
                 known = isinstance(error, DataError)
                 unreadable.append(Unreadable(ref.id, str(error) if known else f"{type(error).__name__}: {error}"))
         return Work(number, collate(clips) if clips else None, tuple(unreadable))
+
+    def _checked(self, ref: ClipRef, clip: Clip) -> Clip:
+        """The clip; raises where it would not stand in a batch, whatever its neighbours are."""
+        shape = (self.clip_input.length, *self.clip_input.size)
+        if clip.id != ref.id or tuple(clip.frames.shape[1:]) != shape:
+            found = f"{clip.id} of {tuple(clip.frames.shape)}"
+            raise DataError(f"clip {ref.id}: `load` gave {found}, not (C, T, H, W) with T, H, W = {shape}")
+        if clip.label is not None and not 0 <= clip.label < len(self.classes):
+            raise DataError(f"clip {ref.id}: its label {clip.label} is none of the {len(self.classes)} classes")
+        if not bool(clip.frames.isfinite().all()):
+            raise DataError(f"clip {ref.id}: its frames are NaN or infinite")
+        collate([clip])
+        return clip
 
     def predict_dataloader(self) -> DataLoader[Work]:
         """Batches `pending[rank::world]` of the plan, each loaded whole by one worker."""
