@@ -179,6 +179,19 @@ def test_a_configuration_says_what_it_imports(capsys, tmp_path):
     assert "imports and runs no_such_package.net" in err
 
 
+def test_a_run_folder_cannot_speak_to_the_terminal(capsys, tmp_path):
+    from vidattr_bench.store import Store
+
+    assert call(capsys, "run", *QUICK, "--output", tmp_path / "run")[0] == 0
+    run = Store(tmp_path / "run")
+    row = run.scores().iloc[0].to_dict() | {"status": "failed", "reason": "\x1b]0;owned\x07 [red]"}
+    run.write(0, {"scores": [row], "costs": [], "curves": []})
+    status, out, _ = call(capsys, "table", tmp_path / "run")
+    assert status == 0
+    assert "failed: 1 cells of centre: ?]0;owned? [red]" in out.replace("\n", " ")
+    assert "\x1b" not in out
+
+
 @pytest.mark.parametrize(("command", "expected"), [("run", 1), ("list", 0)])
 def test_a_reader_that_leaves_does_not_turn_an_unfinished_run_into_a_good_one(command, expected):
     code = (

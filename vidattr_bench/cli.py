@@ -190,8 +190,9 @@ def _table(arguments: argparse.Namespace) -> int:
     from vidattr_bench import report
     from vidattr_bench.store import open_run
 
-    store = open_run(arguments.run)
-    report.print_table(store, report.write_tables(store), _console())
+    results = report.Results(open_run(arguments.run))
+    report.write_tables(results)
+    report.print_table(results, _console())
     return OK
 
 
@@ -199,6 +200,6 @@ def _plot(arguments: argparse.Namespace) -> int:
     from vidattr_bench import report
     from vidattr_bench.store import open_run
 
-    for path in report.draw(open_run(arguments.run)):
+    for path in report.draw(report.Results(open_run(arguments.run))):
         print(path)
     return OK

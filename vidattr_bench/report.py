@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +14,68 @@ from rich.markup import escape
 
 from vidattr_bench import pictures, plots, tables
 from vidattr_bench.store import Store, write_atomically
-from vidattr_bench.text import slug
+from vidattr_bench.text import printable, slug
 
 
-def summary(store: Store) -> pd.DataFrame:
-    """One row a (method, metric, subset) with mean, interval and chance."""
-    return tables.summarise(store.scores(), store.costs(), facts_of(store))
+class Results:
+    """What a run folder holds, each part read once."""
 
+    def __init__(self, store: Store) -> None:
+        self.store, self.folder = store, store.folder
 
-def facts_of(store: Store) -> dict[str, Any]:
-    """What provenance.json tells of methods, metrics and clips, and how many clips could not be read."""
-    facts, scores = store.provenance(), store.scores()
-    unread = scores["status"].eq("failed") & scores["prediction"].isna()
-    facts.setdefault("clips", {})["unreadable"] = int(scores.loc[unread, "clip"].nunique())
-    return facts
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row a (clip, method, metric, seed)."""
+        return self.store.scores()
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What provenance.json tells of methods, metrics and clips, and how many clips could not be read."""
+        facts = self.store.provenance()
+        unread = self.scores["status"].eq("failed") & self.scores["prediction"].isna()
+        facts.setdefault("clips", {})["unreadable"] = int(self.scores.loc[unread, "clip"].nunique())
+        return facts
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """One row a (method, metric, subset) with mean, interval and chance."""
+        return tables.summarise(self.scores, self.store.costs(), self.facts)
 
 
 def finish(store: Store, console: Console) -> None:
     """Write summary.*, plots/ and clips/, and print the table, what failed and where everything lies."""
-    table = write_tables(store)
-    draw(store)
-    print_table(store, table, console)
+    results = Results(store)
+    write_tables(results)
+    draw(results)
+    print_table(results, console)
     console.print(f"[dim]rows, tables, plots and pictures: {escape(str(store.folder))}[/dim]", highlight=False)
 
 
-def write_tables(store: Store) -> pd.DataFrame:
-    """Write summary.csv, summary.md and summary.tex; returns the summary."""
-    table, facts = summary(store), facts_of(store)
-    write_atomically(store.folder / "summary.csv", tables.csv(table).encode())
-    write_atomically(store.folder / "summary.md", tables.markdown(table, facts).encode())
-    write_atomically(store.folder / "summary.tex", tables.latex(table, facts).encode())
-    return table
+def write_tables(results: Results) -> None:
+    """Write summary.csv, summary.md and summary.tex."""
+    table, facts = results.summary, results.facts
+    write_atomically(results.folder / "summary.csv", tables.csv(table).encode())
+    write_atomically(results.folder / "summary.md", tables.markdown(table, facts).encode())
+    write_atomically(results.folder / "summary.tex", tables.latex(table, facts).encode())
 
 
-def print_table(store: Store, table: pd.DataFrame, console: Console) -> None:
+def print_table(results: Results, console: Console) -> None:
     """Print the table, then each reason for which a cell failed, with its count."""
-    console.print(tables.console(table, facts_of(store)))
-    scores = store.scores()
-    failed = scores[scores["status"] == "failed"]
+    console.print(tables.console(results.summary, results.facts))
+    failed = results.scores[results.scores["status"] == "failed"]
     reasons = Counter(zip(failed["method"], failed["reason"], strict=True))
     for (method, reason), count in reasons.most_common(10):
-        console.print(f"failed: {count} cells of {method}: {reason}", style="red", markup=False, highlight=False)
+        line = printable(f"failed: {count} cells of {method}: {reason}")
+        console.print(line, style="red", markup=False, highlight=False)
 
 
-def draw(store: Store) -> list[Path]:
+def draw(results: Results) -> list[Path]:
     """Draw the curves, the overview and the kept clips; returns the files."""
-    scores, facts = store.scores(), facts_of(store)
-    drawn = plots.draw_curves(store.curves(), scores, facts, store.folder / "plots")
-    drawn += plots.draw_overview(summary(store), facts, store.folder / "plots")
-    for folder in sorted(path.parent for path in (store.folder / "clips").glob("*/frames.npy")):
-        drawn += _draw_clip(store, folder, list(facts["methods"]))
+    folder, facts = results.folder, results.facts
+    drawn = plots.draw_curves(results.store.curves(), results.scores, facts, folder / "plots")
+    drawn += plots.draw_overview(results.summary, facts, folder / "plots")
+    for clip in sorted(path.parent for path in (folder / "clips").glob("*/frames.npy")):
+        drawn += _draw_clip(results.store, clip, list(facts.get("methods", {})))
     return drawn
 
 

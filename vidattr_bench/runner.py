@@ -54,7 +54,7 @@ class Run:
 
     def summary(self) -> pd.DataFrame:
         """One row a (method, metric, subset) with mean, interval and chance."""
-        return report.summary(Store(self.folder))
+        return report.Results(Store(self.folder)).summary
 
 
 class Explainer(LightningModule):
