@@ -39,7 +39,9 @@ class Brightness(AttributionMethod):
 
 @dataclasses.dataclass(frozen=True)
 class Noise(AttributionMethod):
-    """Noise from the clip's seed."""
+    """Noise from the clip's seed, after some forwards."""
+
+    calls: int = 0
 
     stochastic = True
     informed = False
@@ -47,6 +49,8 @@ class Noise(AttributionMethod):
 
     def attribute(self, model, frames, targets, *extra: Any):
         shape = (1, *frames.shape[2:])
+        for _ in range(self.calls):
+            model(frames)
         return torch.cat([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in extra[0]])
 
 
@@ -272,6 +276,13 @@ def test_rows_do_not_depend_on_the_neighbours_or_on_what_else_is_asked(model, ba
     for other in (alone, single):
         for key, row in other.items():
             assert row["value"] == pytest.approx(together[key]["value"], abs=1e-6)
+
+
+def test_one_draw_tried_again_leaves_the_cost_of_all(model, batch):
+    s = subject(model, {"noise": Noise(calls=1)}, {"total": Total()})
+    rows, cells = evaluate(s, batch, {Cell("a", "noise", "total", 12)})
+    assert set(cells) == {("a", "noise", "total", 12)}
+    assert [row["forwards"] for row in rows.costs if row["step"] == "attribution"] == [2] * N
 
 
 def test_draws_differ_between_clips_and_draws(model, batch):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -315,6 +316,27 @@ def test_devices_may_be_a_number():
     from vidattr_bench.settings import from_mapping
 
     assert from_mapping({"devices": 2}, "test").devices == "2"
+
+
+@pytest.mark.usefixtures("bare")
+def test_kept_maps_are_the_maps_however_small(tmp_path, monkeypatch):
+    cls = importlib.import_module("vidattr_bench.methods.gradient").Gradient
+    monkeypatch.setattr(cls, "attribute", lambda self, model, frames, targets: 1e-9 * frames.mean(1))
+    options = {"methods": ["gradient"], "metrics": ["roc_auc"], "limit": 1, "save_maps": True}
+    folder = run(tmp_path / "run", **options).folder
+    (path,) = folder.glob("maps/*/gradient.npy")
+    relevance, frames = np.load(path), np.load(next(folder.glob("clips/*/frames.npy")))
+    np.testing.assert_allclose(relevance, 1e-9 * frames.mean(3) / 255, atol=3e-12)
+
+
+@pytest.mark.usefixtures("bare")
+def test_bfloat16_reaches_the_forwards_and_leaves_maps_and_controls_alone(finished, tmp_path):
+    low = run(tmp_path / "run", precision="bf16-mixed", save_maps=True)
+    change = (by_key(low.scores()) - by_key(finished.scores())).abs().groupby(["method", "metric"]).max()
+    assert change["random", "roc_auc"] == 0
+    assert 0 < change["gradient", "roc_auc"] < 0.05
+    assert 0 < change["random", "srg:steps=4"] < 0.05
+    assert {np.load(path).dtype for path in low.folder.glob("maps/*/*.npy")} == {np.dtype("float32")}
 
 
 @pytest.mark.usefixtures("bare")

@@ -82,7 +82,5 @@ def draw(results: Results) -> list[Path]:
 def _draw_clip(store: Store, folder: Path, labels: list[str]) -> list[Path]:
     frames, tubes = (np.load(folder / name, allow_pickle=False) for name in ("frames.npy", "tubes.npy"))
     files = {label: store.folder / "maps" / folder.name / f"{slug(label)}.npy" for label in labels}
-    maps = {
-        label: np.load(path, allow_pickle=False).astype(np.float32) for label, path in files.items() if path.is_file()
-    }
+    maps = {label: np.load(path, allow_pickle=False) for label, path in files.items() if path.is_file()}
     return pictures.draw_clip(folder, frames, maps, tubes)

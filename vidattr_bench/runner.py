@@ -10,7 +10,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -114,7 +113,7 @@ class Explainer(LightningModule):
     def _save_maps(self, work: Work, rows: Rows) -> None:
         assert work.batch is not None
         for (clip, label), relevance in rows.maps.items():
-            self.store.write_array(f"maps/{slug(clip)}/{slug(label)}.npy", relevance.numpy().astype(np.float16))
+            self.store.write_array(f"maps/{slug(clip)}/{slug(label)}.npy", relevance.numpy())
         for i, clip in enumerate(work.batch.ids):
             if clip in self.pictured:
                 pixels = (work.batch.frames[i].permute(1, 2, 3, 0) * 255).round().byte().cpu().numpy()
