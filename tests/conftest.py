@@ -1,9 +1,12 @@
 """Fixtures and settings for all tests: one torch thread, and the real clips where they lie beside the project."""
 
+import os
 from pathlib import Path
 
-import pytest
-import torch
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
