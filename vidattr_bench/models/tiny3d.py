@@ -39,7 +39,7 @@ class Tiny3D(ModelEntry):
     seed: int = 0
 
     def network(self, classes: int) -> nn.Module:
-        """Normalised clips (N, 3, T, H, W) -> logits (N, classes); any T, H and W from 8 on."""
+        """Normalised clips (N, 3, T, H, W) -> logits (N, classes), for any T, H and W."""
         net = nn.Sequential(
             OrderedDict(
                 stem=_block(3, 16, (3, 3, 3), stride=(1, 2, 2)),
