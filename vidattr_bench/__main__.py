@@ -7,7 +7,7 @@ import sys
 # worker for one; read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from vidattr_bench.cli import main  # noqa: E402
+from vidattr_bench.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())
