@@ -239,6 +239,21 @@ def test_a_third_party_is_found_configured_and_checked(site):
     assert printed == "brightness:power=2.0 peak"
 
 
+def test_a_third_party_stands_in_all_methods_and_in_the_table(site, tmp_path):
+    printed = python(
+        f"""
+        from vidattr_bench.cli import main
+        from vidattr_bench.plan import all_methods
+        assert "brightness" in all_methods()
+        words = "run --dataset planted_actions:clips=2 --methods brightness --metrics peak --pictures 0 --output"
+        assert main([*words.split(), {str(tmp_path / "run")!r}]) == 0
+        """,
+        site,
+    )
+    assert "brightness" in printed
+    assert "peak" in printed
+
+
 def test_an_entry_point_without_its_module(site, tmp_path):
     info = tmp_path / "gone-1.0.dist-info"
     info.mkdir()
