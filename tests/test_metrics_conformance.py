@@ -3,6 +3,7 @@
 import pytest
 
 from vidattr_bench import plugins
+from vidattr_bench.presets import resolve
 from vidattr_bench.testing import CHECKS
 
 
@@ -18,3 +19,10 @@ def specs() -> list[str]:
 @pytest.mark.parametrize("text", specs())
 def test_contract(text, check):
     check(plugins.create("metrics", text))
+
+
+def test_the_declared_endpoints_come_first():
+    labels = [plugins.label("metrics", metric) for metric in resolve(["default"])]
+    assert labels[:3] == ["roc_auc", "srg", "srg:substrate=freeze"]
+    assert labels[3:] == sorted(labels[3:])
+    assert [plugins.label("metrics", m) for m in resolve(["deletion", "srg"])] == ["deletion", "srg"]

@@ -222,6 +222,7 @@ class Metric(ABC):
         family: faithfulness, localisation, temporal, robustness, sanity, complexity or cost.
         higher_is_better: direction; None where neither is better.
         reference: paper with arXiv number or DOI.
+        primary: whether it is an endpoint declared in advance, which tables and plots put first.
         presets: names under which `--metrics` runs it, with the options there: {"default": ("", "substrate=freeze")}.
         units: what the value is measured in, with its range.
     """
@@ -229,6 +230,7 @@ class Metric(ABC):
     family: ClassVar[str] = ""
     higher_is_better: ClassVar[bool | None] = True
     reference: ClassVar[str] = ""
+    primary: ClassVar[bool] = False
     presets: ClassVar[dict[str, tuple[str, ...]]] = {}
     units: ClassVar[str] = ""
 

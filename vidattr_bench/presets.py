@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from vidattr_bench import plugins, spec
 from vidattr_bench.errors import PluginError, did_you_mean
@@ -37,9 +37,10 @@ def resolve(names: Sequence[str]) -> list[Metric]:
     return list(configured.values())
 
 
-def _metrics() -> Iterator[tuple[str, type[Metric]]]:
-    for name in plugins.available("metrics"):
-        yield name, plugins.load("metrics", name)
+def _metrics() -> list[tuple[str, type[Metric]]]:
+    """All metrics by name, primary endpoints first."""
+    found = [(name, plugins.load("metrics", name)) for name in plugins.available("metrics")]
+    return sorted(found, key=lambda item: not item[1].primary)
 
 
 def _spec(name: str, options: str) -> str:

@@ -136,6 +136,7 @@ class SRG(_CurveMetric):
 
     name: ClassVar[str] = "srg"
     reference: ClassVar[str] = "Bluecher 2024, arXiv 2401.06654"
+    primary: ClassVar[bool] = True
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("", "substrate=freeze")}
     units: ClassVar[str] = "difference of mean scores of the target, in [-1, 1] for score=prob; chance 0"
 

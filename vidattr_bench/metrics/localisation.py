@@ -141,6 +141,7 @@ class RocAuc(_Localisation):
     """
 
     reference: ClassVar[str] = "Hanley & McNeil 1982, doi 10.1148/radiology.143.1.7063747"
+    primary: ClassVar[bool] = True
     units: ClassVar[str] = "probability, in [0, 1]"
 
     def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
