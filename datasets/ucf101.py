@@ -135,7 +135,12 @@ class UCF101(ClipDataModule):
         if not hit:
             return None
         chosen = fit_boxes(boxes[[i for _, i in hit]], sampled.size, self.clip_input)
-        return Tube(self.classes.index(raw.label), hit[0][0], chosen)
+        return Tube(self._label(raw.label), hit[0][0], chosen)
+
+    def _label(self, name: str) -> int:
+        if name not in self.classes:
+            raise DataError(f"{self._tube_file}: a tube has the class {name!r}; {did_you_mean(name, self.classes)}")
+        return self.classes.index(name)
 
     @functools.cached_property
     def _split_folder(self) -> Path:

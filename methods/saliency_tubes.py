@@ -33,6 +33,7 @@ class SaliencyTubes(AttributionMethod):
 
     reference = "Stergiou et al. 2019, arXiv:1902.01078"
     requires = ("linear_head",)
+    signed = True
 
     weight_threshold: float | None = None
     activation_threshold: float | None = None

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidattr_bench import methods, plugins
+from vidattr_bench import datasets, methods, plugins
 from vidattr_bench.fixtures import explain, small_batch, small_model
 from vidattr_bench.listing import render
+from vidattr_bench.testing import check_dataset
+from vidattr_bench.video import write_video
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -35,6 +37,21 @@ def test_the_method_of_the_page_keeps_the_contract(method_page):
     assert plugins.label("methods", method) == "method_of_the_page:sign=absolute"
     signed = explain(dataclasses.replace(method, sign="signed"), small_model(), small_batch())
     torch.testing.assert_close(explain(method, small_model(), small_batch()), signed.abs())
+
+
+def test_the_data_set_of_the_page_keeps_the_contract(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path / "plugins")])
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "class_folders.py").write_text(blocks("add_a_dataset.md")[0], encoding="utf-8")
+    for i, name in enumerate(("jump", "run", "walk")):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        frames = torch.full((9, 24, 36, 3), 60 * (i + 1), dtype=torch.uint8)
+        write_video(tmp_path / "clips" / name / f"{name}_1.avi", frames, lossless=True)
+    module = plugins.create("datasets", f'class_folders:root={tmp_path / "clips"},length=4,size="[12, 18]"')
+    check_dataset(module)
+    assert module.classes == ("jump", "run", "walk")
+    assert module.load(module.refs()[1]).frames.mean().item() == pytest.approx(120 / 255, abs=0.02)
+    sys.modules.pop("vidattr_bench.datasets.class_folders", None)
 
 
 @pytest.mark.parametrize("kind", plugins.KINDS)

@@ -219,9 +219,9 @@ def test_a_clip_on_which_the_model_fails_costs_no_other_clip(model, batch, broke
 
     choosy = VideoModel(Choosy(), model.classes)
     _, cells = evaluate(subject(choosy, {"noise": Noise()}, {"total": Total()}), batch)
-    assert [cells[clip, "noise", "total", 11]["status"] for clip in "abc"] == ["ok", "failed", "ok"]
-    assert ("too bright for me" if broken == "raise" else "NaN") in cells["b", "noise", "total", 11]["reason"]
-    assert cells["b", "noise", "total", 11]["group"] == "g"
+    assert [cells[clip, "noise", "total", 22]["status"] for clip in "abc"] == ["ok", "failed", "ok"]
+    assert ("too bright for me" if broken == "raise" else "NaN") in cells["b", "noise", "total", 22]["reason"]
+    assert cells["b", "noise", "total", 22]["group"] == "g"
 
 
 def test_an_infinite_value_is_a_failure_of_its_clip_alone(model, batch):
@@ -270,7 +270,7 @@ def test_rows_do_not_depend_on_the_neighbours_or_on_what_else_is_asked(model, ba
     s = subject(model, {"b": Brightness(), "noise": Noise()}, {"area": Area(), "total": Total()})
     _, together = evaluate(s, batch)
     _, alone = evaluate(s, batch.select([2]))
-    only = {Cell("a", "noise", "area", 12)}
+    only = {Cell("a", "noise", "area", 23)}
     _, single = evaluate(s, batch, only)
     assert set(single) == {tuple(cell) for cell in only}
     for other in (alone, single):
@@ -280,8 +280,8 @@ def test_rows_do_not_depend_on_the_neighbours_or_on_what_else_is_asked(model, ba
 
 def test_one_draw_tried_again_leaves_the_cost_of_all(model, batch):
     s = subject(model, {"noise": Noise(calls=1)}, {"total": Total()})
-    rows, cells = evaluate(s, batch, {Cell("a", "noise", "total", 12)})
-    assert set(cells) == {("a", "noise", "total", 12)}
+    rows, cells = evaluate(s, batch, {Cell("a", "noise", "total", 23)})
+    assert set(cells) == {("a", "noise", "total", 23)}
     assert [row["forwards"] for row in rows.costs if row["step"] == "attribution"] == [2] * N
 
 
@@ -315,6 +315,12 @@ def test_an_unreadable_clip_fails_in_every_cell_it_owes(model):
     s = subject(model, {"noise": Noise()}, {"total": Total()})
     rows = unreadable_rows(s, Unreadable("z", "z.avi is empty"), "g", set(s.cells("z")))
     assert [(row["clip"], row["seed"], row["status"], row["reason"]) for row in rows] == [
-        ("z", 11, "failed", "z.avi is empty"),
-        ("z", 12, "failed", "z.avi is empty"),
+        ("z", 22, "failed", "z.avi is empty"),
+        ("z", 23, "failed", "z.avi is empty"),
     ]
+
+
+def test_runs_of_different_seeds_share_no_draw(model):
+    subjects = [dataclasses.replace(subject(model, {"n": Noise()}, {"t": Total()}), seed=seed) for seed in range(4)]
+    drawn = [cell.seed for s in subjects for cell in s.cells("a")]
+    assert len(set(drawn)) == len(drawn) == 4 * 2

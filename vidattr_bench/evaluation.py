@@ -78,29 +78,24 @@ class Evaluation:
     def run(self, missing: Collection[Cell], keep_map: Callable[[str], bool], progress: Progress) -> Rows:
         """Fill the cells in `missing`; keep the first draw's map of the clips that `keep_map` asks for."""
         for label, method in self.subject.methods.items():
-            wanted = [self._wanted(label, self.subject.seed + draw, missing) for draw in range(method.draws)]
-            if any(wanted):  # every draw is explained again, so that the cost is that of all draws
-                for draw, metrics in enumerate(wanted):
-                    self._run_draw(label, draw, metrics, missing, keep_map, progress)
+            seeds = self.subject.seeds(method)
+            wanted = {seed: self._wanted(label, seed, missing) for seed in seeds}
+            if any(wanted.values()):  # every draw is explained again, so that the cost is that of all draws
+                for seed, metrics in wanted.items():
+                    explained = self._run_draw(label, seed, metrics, missing, progress)
+                    if seed == seeds[0]:
+                        self._keep(label, explained, keep_map)
         self.rows.costs = self.ledger.rows()
         return self.rows
 
     def _run_draw(
-        self,
-        label: str,
-        draw: int,
-        metrics: Sequence[str],
-        missing: Collection[Cell],
-        keep_map: Callable[[str], bool],
-        progress: Progress,
-    ) -> None:
-        seed = self.subject.seed + draw
+        self, label: str, seed: int, metrics: Sequence[str], missing: Collection[Cell], progress: Progress
+    ) -> Explained:
         progress(label, "map")
         explained = self._explain(label, seed)
         if metrics:
             self._score(label, seed, explained, metrics, missing, progress)
-        if draw == 0:
-            self._keep(label, explained, keep_map)
+        return explained
 
     def _targets(self, labels: Tensor) -> Tensor:
         if self.subject.target == "predicted":

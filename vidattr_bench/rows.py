@@ -42,13 +42,17 @@ class Subject:
     forward_batch: int
     constants: Mapping[str, str]
 
+    def seeds(self, method: AttributionMethod) -> range:
+        """One seed a draw; runs of different seeds share none."""
+        return range(self.seed * method.draws, (self.seed + 1) * method.draws)
+
     def cells(self, clip: str) -> Iterator[Cell]:
         """Every cell that the run owes for a clip."""
         for label, method in self.methods.items():
-            for draw in range(method.draws):
+            for seed in self.seeds(method):
                 for name, metric in self.metrics.items():
                     if metric.family != "cost":
-                        yield Cell(clip, label, name, self.seed + draw)
+                        yield Cell(clip, label, name, seed)
 
 
 @dataclasses.dataclass

@@ -161,6 +161,7 @@ class TieFraction(Metric):
 
     family: ClassVar[str] = "complexity"
     higher_is_better: ClassVar[bool | None] = None
+    presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("",)}
     units: ClassVar[str] = "share of units, in [0, 1]"
 
     unit: str = "tubelet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from vidattr_bench.metric import Case, Measurement, Metric
 
@@ -19,6 +20,7 @@ class CompletenessGap(Metric):
     family = "sanity"
     higher_is_better = False
     reference = "Sundararajan et al. 2017, arXiv:1703.01365, proposition 1"
+    presets: ClassVar[dict[str, tuple[str, ...]]] = {"sanity": ("",)}
     units = "the scale of the method's score, from 0"
 
     def measure(self, case: Case) -> Measurement:
