@@ -38,9 +38,9 @@ def resolve(names: Sequence[str]) -> list[Metric]:
 
 
 def _metrics() -> list[tuple[str, type[Metric]]]:
-    """All metrics by name, primary endpoints first."""
+    """All metrics, primary endpoints first, then by family and name."""
     found = [(name, plugins.load("metrics", name)) for name in plugins.available("metrics")]
-    return sorted(found, key=lambda item: not item[1].primary)
+    return sorted(found, key=lambda item: (not item[1].primary, item[1].family))
 
 
 def _spec(name: str, options: str) -> str:
