@@ -7,8 +7,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+# A busy machine is not a failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -104,7 +104,7 @@ def test_rank_accuracy_is_the_mean_over_random_orders_of_ties(distinct):
     assert value("rank_accuracy", case) == pytest.approx(np.mean(shares), abs=4 * np.std(shares) / 20 + 1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(2, 60), st.sampled_from(["affine", "cube", "exp"]))
 def test_a_monotone_transform_of_the_map_leaves_rank_metrics_alone(seed, distinct, transform):
     relevance = (random(T, H, W, seed=seed) * distinct).floor() - distinct // 2
@@ -114,7 +114,7 @@ def test_a_monotone_transform_of_the_map_leaves_rank_metrics_alone(seed, distinc
         assert value(name, case_of(clip, relevance)) == value(name, case_of(clip, change(relevance)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.sampled_from([(0,), (1,), (2,), (0, 2)]))
 def test_flips_of_map_and_tubes_together_change_nothing(seed, dims):
     clip = clip_with(WALKER, (0, [(3.0, 10.0, 9.0, 15.0)] * 2))

@@ -30,7 +30,7 @@ def tube():
 
 
 @given(hnp.arrays(np.float32, (3, 4, 5), elements=st.floats(-1e6, 1e6, width=32)), st.floats(0.01, 100))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_scaled_is_between_0_and_1_and_ignores_shift_and_scale(relevance, factor):
     shown = pictures.scaled(relevance)
     assert shown.min() == 0

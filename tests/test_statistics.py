@@ -102,7 +102,7 @@ def test_repeated_clips_of_a_group_add_no_information():
     shift=st.floats(-1e3, 1e3),
     scale=st.floats(1e-6, 1e6),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_shift_scale_and_order_of_clips(seed, shift, scale):
     generator = np.random.default_rng(seed)
     values, codes = clustered(generator, 9)
