@@ -201,7 +201,9 @@ def test_a_wrong_record_of_the_clip_is_named():
     record = {"mean": [0.5] * 3, "std": [0.2] * 3, "input": {"length": 4, "size": [5, 6]}}
     assert checkpoints.preprocessing(record, Path("a"))["input"].size == (5, 6)
     assert checkpoints.preprocessing({"mean": [0.5]}, Path("a")) == {}
-    for wrong in ({"input": {"lenght": 4}}, {"input": 4}, {"mean": ["x"]}, {"std": None}):
+    pixels_as_they_are = checkpoints.preprocessing({**record, "mean": None, "std": None}, Path("a"))
+    assert (pixels_as_they_are["mean"], pixels_as_they_are["std"]) == (None, None)
+    for wrong in ({"input": {"lenght": 4}}, {"input": 4}, {"mean": ["x"]}, {"std": 3}):
         with pytest.raises(ModelError, match=r"weights\.pth describes"):
             checkpoints.preprocessing({**record, **wrong}, Path("weights.pth"))
 
