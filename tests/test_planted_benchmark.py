@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory):
+def planted(tmp_path_factory):
     """The default data set and network: 40 test clips."""
     return vb.run(
         output=tmp_path_factory.mktemp("benchmark") / "run",
@@ -24,8 +24,8 @@ def benchmark(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def summary(benchmark):
-    return benchmark.summary().query("subset == 'all'").set_index(["method", "metric"])
+def summary(planted):
+    return planted.summary().query("subset == 'all'").set_index(["method", "metric"])
 
 
 def test_there_are_at_least_forty_clips_each_its_own_group(summary):
@@ -34,14 +34,14 @@ def test_there_are_at_least_forty_clips_each_its_own_group(summary):
 
 
 @pytest.mark.parametrize("metric", LOCALISATION)
-def test_the_oracle_is_perfect(benchmark, metric):
-    values = benchmark.scores().query("method == 'oracle' and metric == @metric")["value"]
+def test_the_oracle_is_perfect(planted, metric):
+    values = planted.scores().query("method == 'oracle' and metric == @metric")["value"]
     assert (values == 1.0).all()
 
 
-def test_random_knows_nothing(benchmark, summary):
+def test_random_knows_nothing(planted, summary):
     assert summary.loc[("random", "roc_auc"), "mean"] == pytest.approx(0.5, abs=0.02)
-    scores = benchmark.scores().query("method == 'random'")
+    scores = planted.scores().query("method == 'random'")
     assert scores["seed"].nunique() >= 5
     for metric in SUBSTRATES:
         values = scores[scores["metric"] == metric].groupby("clip")["value"].mean()
