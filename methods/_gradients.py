@@ -8,12 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vidattr_bench.method import AttributionMethod
+from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 
 Score = Literal["logit", "prob"]
 Pool = Literal["max_abs", "l2", "sum_abs", "sum"]
-Sign = Literal["signed", "absolute"]
 
 
 def check_targets(targets: Tensor, classes: int) -> None:
@@ -47,31 +46,25 @@ def pool_channels(gradient: Tensor, pool: Pool) -> Tensor:
     return gradient.sum(1)
 
 
-def with_sign(relevance: Tensor, sign: Sign) -> Tensor:
-    """The relevance itself, or its absolute value."""
-    return relevance.abs() if sign == "absolute" else relevance
-
-
 @dataclasses.dataclass(frozen=True)
-class ChannelPooled(AttributionMethod):
+class ChannelPooled(SignedMethod):
     """A method whose map over voxels and channels is pooled over the channels.
 
     Attributes:
-        pool: max_abs, l2, sum_abs or sum over the channels.
         sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
+        pool: max_abs, l2, sum_abs or sum over the channels.
     """
 
     pool: Pool = "max_abs"
-    sign: Sign = "signed"
 
     def __post_init__(self) -> None:
         if self.sign == "absolute" and self.pool != "sum":
             raise ValueError(f"sign=absolute belongs to pool=sum; pool={self.pool} has no sign")
 
-    def cost(self) -> tuple[int, int]:
+    def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """One forward and one backward."""
         return (1, 1)
 
     def pooled(self, gradient: Tensor) -> Tensor:
         """Relevance (N, T, H, W) from (N, C, T, H, W)."""
-        return with_sign(pool_channels(gradient, self.pool), self.sign)
+        return pool_channels(gradient, self.pool)

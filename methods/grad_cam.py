@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from vidattr_bench.method import AttributionMethod
+from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 
 from ._activations import activations_and_gradients
@@ -15,13 +15,14 @@ from ._gradients import Score
 
 
 @dataclasses.dataclass(frozen=True)
-class GradCAM(AttributionMethod):
+class GradCAM(SignedMethod):
     """Activations of the feature layer, each channel weighted by the mean gradient of the target's score, added up.
 
     The map is ReLU(sum_j w_j A_j), with w_j the mean of the gradient at A_j over time and space, or over space at each
     time step; both are called Grad-CAM in public video code, and they rank differently.
 
     Attributes:
+        sign: signed or absolute, where `relu=false` leaves a sign.
         pool: mean of the gradients over (t, h, w): volume, or over (h, w): frame.
         layer: the layer read; by default the model's feature layer.
         relu: whether negative evidence is cut off.
@@ -37,7 +38,7 @@ class GradCAM(AttributionMethod):
     relu: bool = True
     score: Score = "logit"
 
-    def cost(self) -> tuple[int, int]:
+    def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """One forward and one backward."""
         return (1, 1)
 

@@ -9,18 +9,18 @@ import torch
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from torch import Tensor
 
-from vidattr_bench.method import AttributionMethod
+from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import remove_all
 
-from ._gradients import Score, Sign, target_score, with_sign
+from ._gradients import Score, target_score
 
 Baseline = Literal["black", "white", "mean", "blur"]
 CHUNK = 8  # steps that go through the network at once
 
 
 @dataclasses.dataclass(frozen=True)
-class IntegratedGradients(AttributionMethod):
+class IntegratedGradients(SignedMethod):
     """Each voxel's share in the difference between the target's score on the clip and on a baseline clip.
 
     The gradient is integrated (Gauss-Legendre) along the straight path from the baseline to the clip, both normalised,
@@ -28,9 +28,9 @@ class IntegratedGradients(AttributionMethod):
     difference of the two scores but for the error of the integration, which `completeness_gap` reports.
 
     Attributes:
+        sign: signed or absolute.
         baseline: white, or black, mean or blur, as the substrates of these names.
         steps: points of the path at which the gradient is taken.
-        sign: signed or absolute.
         score: the target's logit or probability.
     """
 
@@ -39,16 +39,15 @@ class IntegratedGradients(AttributionMethod):
 
     baseline: Baseline = "black"
     steps: int = 50
-    sign: Sign = "signed"
     score: Score = "logit"
 
-    def cost(self) -> tuple[int, int]:
+    def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward and a backward at every step."""
         return (self.steps, self.steps)
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W)."""
-        return with_sign(self._shares(model, frames, targets).sum(1), self.sign)
+        return self._shares(model, frames, targets).sum(1)
 
     def completeness_gap(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Sum of the signed relevance minus the difference of the two scores that it should equal, (N,)."""

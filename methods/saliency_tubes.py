@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from vidattr_bench.method import AttributionMethod
+from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 
 from ._activations import activations
@@ -20,12 +20,13 @@ Zoom = Literal["aligned", "authors"]
 
 
 @dataclasses.dataclass(frozen=True)
-class SaliencyTubes(AttributionMethod):
+class SaliencyTubes(SignedMethod):
     """Activations of the layer that the linear head pools, each channel weighted by the head's weight for the target.
 
     No ReLU, no bias; the sum is enlarged in time and space by cubic splines.
 
     Attributes:
+        sign: signed or absolute.
         weight_threshold: leave out channels whose weight, min-max scaled over the target's weights, lies below it.
         activation_threshold: set activations below this fraction of their channel's maximum to 0.
         zoom: aligned keeps the centres of cells in place; authors is scipy's default, which moves them to the border.
@@ -39,7 +40,7 @@ class SaliencyTubes(AttributionMethod):
     activation_threshold: float | None = None
     zoom: Zoom = "aligned"
 
-    def cost(self) -> tuple[int, int]:
+    def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """One forward."""
         return (1, 0)
 

@@ -7,6 +7,7 @@ import pytest
 from vidattr_bench import plugins
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.method import AttributionMethod
+from vidattr_bench.spec import Spec, parse
 from vidattr_bench.testing import CHECKS, explain, small_batch, small_model
 
 
@@ -15,9 +16,18 @@ def specs() -> list[str]:
     return [f"{name}:{options}".rstrip(":") for name in names for options in plugins.load("methods", name).variants]
 
 
+def quickly(text: str) -> AttributionMethod:
+    """The method with the options under which it is cheap enough to check."""
+    given = parse(text)
+    cls = plugins.load("methods", given.name)
+    quick = parse(f"{given.name}:{cls.quick}".rstrip(":"))
+    method: AttributionMethod = plugins.configure(cls, Spec(given.name, {**given.options, **quick.options}))
+    return method
+
+
 @cache
 def configured(text: str) -> AttributionMethod:
-    method: AttributionMethod = plugins.create("methods", text)
+    method = quickly(text)
     try:
         explain(method, small_model(), small_batch(1))
     except NotApplicableError as reason:

@@ -26,7 +26,7 @@ class Good(AttributionMethod):
         (gradient,) = torch.autograd.grad(model.logits(x).gather(1, targets[:, None]).sum(), x)
         return gradient.abs().amax(1)
 
-    def cost(self):
+    def cost(self, model, clip):
         return (1, 1)
 
 
@@ -83,7 +83,7 @@ class GlobalDraws(Good):
     def attribute(self, model, frames, targets):
         return torch.rand(frames[:, 0].shape)
 
-    def cost(self):
+    def cost(self, model, clip):
         return (0, 0)
 
 
@@ -101,7 +101,7 @@ class Seedless(GlobalDraws):
 class Cheap(Good):
     """A gradient that says it costs nothing."""
 
-    def cost(self):
+    def cost(self, model, clip):
         return (0, 0)
 
 
@@ -153,6 +153,14 @@ class Modifying(Good):
         return super().__call__(model, frames.sub_(0.5), targets)
 
 
+@dataclasses.dataclass(frozen=True)
+class Negative(Good):
+    """A map below zero whose sign nobody can take away."""
+
+    def __call__(self, model, frames, targets, seeds=None, *, tubes=None):
+        return super().__call__(model, frames, targets) - 1
+
+
 BROKEN_METHODS = [
     (Undocumented, "documented"),
     (Sourceless, "documented"),
@@ -167,6 +175,7 @@ BROKEN_METHODS = [
     (ModeDependent, "callers_mode_does_not_matter"),
     (Cheap, "costs_what_it_declares"),
     (Peeping, "costs_what_it_declares"),
+    (Negative, "sign_is_declared"),
     (Careless, "refuses_models_that_lack_what_it_requires"),
 ]
 

@@ -10,8 +10,10 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from vidattr_bench import perturbation
+from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.evaluation import curve_specs
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Metric
@@ -33,7 +35,8 @@ def show(settings: Settings, console: Console) -> None:
     plan = prepare(settings)
     clips = len(plan.refs(plan.numbers()))
     shape = (plan.data.clip_input.length, *plan.data.clip_input.size)
-    works = {label: per_clip(method, plan.metrics, shape) for label, method in plan.methods.items()}
+    clip = plan.data.load(plan.refs(plan.numbers())[0]).frames
+    works = {label: per_clip(method, plan.metrics, plan.model, clip) for label, method in plan.methods.items()}
     shared = 1 + len({spec.substrate for spec in curve_specs(plan.metrics)})
     forwards = clips * (shared + sum(work.forwards for work in works.values()))
     backwards = clips * sum(work.backwards for work in works.values())
@@ -49,11 +52,15 @@ def show(settings: Settings, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def per_clip(method: AttributionMethod, metrics: Mapping[str, Metric], shape: tuple[int, int, int]) -> Work:
-    """Cells, forwards and backwards of one method on one clip of T, H, W = `shape`, without padded tails."""
-    forwards, backwards = method.cost()
-    curves = sum(perturbation.planned_forwards(spec, *shape) for spec in curve_specs(metrics))
+def per_clip(method: AttributionMethod, metrics: Mapping[str, Metric], model: VideoModel, clip: Tensor) -> Work:
+    """Cells, forwards and backwards of one method on one clip (C, T, H, W), without padded tails."""
     cells = sum(metric.family != "cost" for metric in metrics.values())
+    try:
+        forwards, backwards = method.cost(model, clip)
+    except NotApplicableError:
+        return Work(method.draws * cells, 0, 0)
+    _, t, h, w = clip.shape
+    curves = sum(perturbation.planned_forwards(spec, t, h, w) for spec in curve_specs(metrics))
     return Work(method.draws * cells, method.draws * (forwards + curves), method.draws * backwards)
 
 

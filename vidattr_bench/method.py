@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from vidattr_bench.model import VideoModel
 from vidattr_bench.requirements import require
+
+Sign = Literal["signed", "absolute"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,15 +27,19 @@ class AttributionMethod(ABC):
         informed: False for a control that never looks at the model.
         is_chance: True for the control that paired differences in tables are taken to.
         needs_truth: True for the oracle alone, whose `attribute` is handed the tubes.
-        signed: whether the sign of the relevance means evidence for or against.
+        signed: whether relevance may be negative, its sign meaning evidence for or against; such a method is a
+            `SignedMethod`, so that it can compete with unsigned ones.
         stochastic: whether `attribute` takes `seeds`.
         draws: independent draws a run makes of a stochastic method, shown as one row.
-        variants: options of the specs that `--methods all` runs, "" for the defaults.
+        variants: options of the specs that `--methods all` runs, "" for the defaults; an expensive method names a
+            smaller budget here, which then shows in its row label.
+        quick: options that make it cheap enough for the conformance checks, "" where it is.
         aliases: other names that resolve to this method.
         requires: what the model must have; names of `vidattr_bench.requirements`.
         interpolation: how a native map becomes (T, H, W): trilinear or nearest.
     """
 
+    plugin_kind: ClassVar[str] = "methods"
     reference: ClassVar[str] = ""
     informed: ClassVar[bool] = True
     is_chance: ClassVar[bool] = False
@@ -42,6 +48,7 @@ class AttributionMethod(ABC):
     stochastic: ClassVar[bool] = False
     draws: ClassVar[int] = 1
     variants: ClassVar[tuple[str, ...]] = ("",)
+    quick: ClassVar[str] = ""
     aliases: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[tuple[str, ...]] = ()
     interpolation: ClassVar[str] = "trilinear"
@@ -58,8 +65,8 @@ class AttributionMethod(ABC):
         """What the relevance of each clip adds up to in theory, (N,); None where the method promises nothing."""
         return None
 
-    def cost(self) -> tuple[int, int]:
-        """Forwards and backwards of one clip, as the model counts them."""
+    def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
+        """Forwards and backwards it takes to explain one clip (C, T, H, W) in [0, 1], as the model counts them."""
         return (0, 0)
 
     def __call__(
@@ -90,7 +97,7 @@ class AttributionMethod(ABC):
             for name in self.requires:
                 require(name, model, frames)
             native = self.attribute(model, frames, targets, *self._extra(frames, seeds, tubes))
-            relevance = self._resize(native.detach().float(), frames)
+            relevance = self._final(self._resize(native.detach().float(), frames))
         finite = relevance.flatten(1).isfinite().all(1)
         if not bool(finite.all()):
             which = [i for i, ok in enumerate(finite.tolist()) if not ok]
@@ -110,6 +117,10 @@ class AttributionMethod(ABC):
             raise ValueError(f"{type(self).__name__} is stochastic: give one seed a clip")
         return (list(seeds),)
 
+    def _final(self, relevance: Tensor) -> Tensor:
+        """What becomes of the relevance (N, T, H, W) at last."""
+        return relevance
+
     def _resize(self, native: Tensor, frames: Tensor) -> Tensor:
         n, _, t, h, w = frames.shape
         if native.ndim != 4 or len(native) != n:
@@ -119,6 +130,48 @@ class AttributionMethod(ABC):
             return native.clone()
         align = None if self.interpolation == "nearest" else False
         return F.interpolate(native[:, None], (t, h, w), mode=self.interpolation, align_corners=align)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class SignedMethod(AttributionMethod):
+    """Base of methods whose relevance may be negative: signed and unsigned maps meet in the order of removal.
+
+    Attributes:
+        sign: signed relevance, or its absolute value.
+    """
+
+    sign: Sign = "signed"
+
+    def _final(self, relevance: Tensor) -> Tensor:
+        return relevance.abs() if self.sign == "absolute" else relevance
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper(AttributionMethod):
+    """Base of methods made of another one, which a spec nests: `selective_relevance:of=(grad_cam:pool=frame)`.
+
+    A wrapper gives `of` a default. It costs what the other one does and is stochastic, signed and informed as that is,
+    but for what it declares itself.
+
+    Attributes:
+        of: the method whose relevance goes in.
+
+    Raises:
+        ValueError: the other one needs the tubes.
+    """
+
+    of: AttributionMethod
+
+    def __post_init__(self) -> None:
+        if self.of.needs_truth:
+            raise ValueError(f"{type(self.of).__name__} sees the truth and cannot be wrapped")
+        for fact in ("stochastic", "signed", "informed"):
+            if fact not in vars(type(self)):
+                object.__setattr__(self, fact, getattr(self.of, fact))
+
+    def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
+        """What the other method costs."""
+        return self.of.cost(model, clip)
 
 
 @contextmanager

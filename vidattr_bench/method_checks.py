@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vidattr_bench import plugins, spec
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import explain, model_without, small_batch
-from vidattr_bench.method import AttributionMethod, hook_tables
+from vidattr_bench.method import AttributionMethod, SignedMethod, Wrapper, hook_tables
 from vidattr_bench.model import VideoModel
 
 MethodCheck = Callable[[AttributionMethod, VideoModel], None]
@@ -157,13 +157,27 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def costs_what_it_declares(method: AttributionMethod, model: VideoModel) -> None:
     """`cost()` is what the model counts, forwards and backwards a clip; a control never calls the model."""
-    n = 2
+    batch = small_batch(2)
+    costs = [method.cost(model, clip) for clip in batch.frames]
+    declared = (sum(forwards for forwards, _ in costs), sum(backwards for _, backwards in costs))
     before = copy.copy(model.calls)
-    explain(method, model, small_batch(n))
+    explain(method, model, batch)
     counted = (model.calls.forwards - before.forwards, model.calls.backwards - before.backwards)
-    declared = tuple(n * calls for calls in method.cost())
-    assert counted == declared, f"cost() declares {declared} forwards and backwards of {n} clips; counted: {counted}"
+    assert counted == declared, f"cost() declares {declared} forwards and backwards of 2 clips; counted: {counted}"
     assert method.informed or counted == (0, 0), "a method with informed = False must not call the model"
+
+
+def sign_is_declared(method: AttributionMethod, model: VideoModel) -> None:
+    """Only a `SignedMethod` gives negative relevance, and `sign=absolute` gives the absolute value of that."""
+    relevance = explain(method, model, small_batch(2))
+    if not method.signed:
+        assert relevance.min() >= 0, "relevance is negative: declare signed = True, on a SignedMethod"
+        return
+    assert isinstance(method, (SignedMethod, Wrapper)), "a method with signed = True must be a SignedMethod"
+    if isinstance(method, SignedMethod):
+        absolute = explain(dataclasses.replace(method, sign="absolute"), model, small_batch(2))
+        signed = explain(dataclasses.replace(method, sign="signed"), model, small_batch(2))
+        assert _close(absolute, signed.abs()), "sign=absolute must give the absolute value of the signed relevance"
 
 
 def survives_its_spec(method: AttributionMethod, model: VideoModel) -> None:
@@ -203,6 +217,7 @@ METHOD_CHECKS: tuple[MethodCheck, ...] = (
     neighbours_do_not_matter,
     callers_mode_does_not_matter,
     costs_what_it_declares,
+    sign_is_declared,
     survives_its_spec,
     can_be_pickled,
     refuses_models_that_lack_what_it_requires,

@@ -153,6 +153,20 @@ class VideoModel(nn.Module):
             raise ModelError(f"the network has no layer {layer!r}; {did_you_mean(layer, [k for k in modules if k])}")
         return modules[layer]
 
+    def output_shape(self, layer: str, x: Tensor) -> tuple[int, int, int, int]:
+        """(C, t, h, w) of what `layer` puts out on clips like x; found by a probe that is not counted.
+
+        Raises:
+            ModelError: the network has no such layer.
+            NotApplicableError: the layer does not put out (N, C, t, h, w).
+        """
+        self.module(layer)
+        for name, shape, _ in self._probe(x).volumes:
+            if name == layer:
+                c, t, h, w = shape[1:]
+                return c, t, h, w
+        raise NotApplicableError(f"layer {layer!r} puts out no activations (N, C, t, h, w)")
+
     def feature_layer(self, x: Tensor) -> str:
         """The declared feature layer, else the last module whose output is (N, C, t, h, w) with t > 1.
 

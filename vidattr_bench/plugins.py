@@ -15,7 +15,7 @@ import inspect
 import re
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -123,10 +123,17 @@ def configure(cls: type[Any], parsed: specs.Spec, **options: Any) -> Any:
         if key not in fields:
             raise PluginError(f"{parsed.name} has no option {key!r}; {did_you_mean(key, fields)}")
     texts = {key: value for key, value in parsed.options.items() if key not in options}
+    nested = {key: create(kind, texts.pop(key)) for key, kind in _nested_kinds(cls).items() if key in texts}
     try:
-        return cls(**_convert(cls, fields, texts), **options)
+        return cls(**_convert(cls, fields, texts), **nested, **options)
     except (ArgumentError, TypeError, ValueError) as error:
         raise PluginError(f"cannot configure {parsed.name}: {' '.join(str(error).split())}") from error
+
+
+def _nested_kinds(cls: type[Any]) -> dict[str, str]:
+    """The fields that hold plug-ins, by default already, with their kinds."""
+    kinds = {field.name: getattr(_default(field), "plugin_kind", None) for field in dataclasses.fields(cls)}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
 
 
 def _convert(cls: type[Any], fields: Sequence[str], texts: dict[str, str]) -> dict[str, Any]:
@@ -153,10 +160,20 @@ def label(kind: str, plugin: Any, *, places: bool = True) -> str:
 
     Without `places`, paths are omitted too: what stands there is told apart by hashes, wherever it lies.
     """
-    options = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
     defaults = {field.name: _default(field) for field in dataclasses.fields(plugin)}
-    shown = {key: value for key, value in options.items() if value != defaults[key] and _shown(value, places)}
-    return specs.render(name_of(kind, type(plugin)), shown)
+    shown = {key: value for key, value in _options(plugin, places).items() if value != defaults[key]}
+    return specs.render(name_of(kind, type(plugin)), {key: _nest(label, value, places) for key, value in shown.items()})
+
+
+def _options(plugin: Any, places: bool) -> dict[str, Any]:
+    options = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
+    return {key: value for key, value in options.items() if places or not isinstance(value, Path)}
+
+
+def _nest(write: Callable[..., str], value: Any, places: bool) -> Any:
+    """A plug-in that another one holds, as `write` (label or full_spec) has it; other values as they are."""
+    kind = getattr(value, "plugin_kind", None)
+    return value if kind is None else write(kind, value, places=places)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -165,20 +182,20 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def full_spec(kind: str, plugin: Any, *, places: bool = True) -> str:
     """The spec with every field written out (paths only with `places`): what a cache key holds, beside `version`."""
-    options = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
-    return specs.render(name_of(kind, type(plugin)), {k: v for k, v in options.items() if _shown(v, places)})
-
-
-def _shown(value: Any, places: bool) -> bool:
-    return places or not isinstance(value, Path)
+    options = _options(plugin, places)
+    return specs.render(
+        name_of(kind, type(plugin)), {key: _nest(full_spec, value, places) for key, value in options.items()}
+    )
 
 
 def version(plugin: Any) -> str:
-    """SHA-256 (16 hex digits) of the sources of a plug-in: its file and the helpers `_*.py` beside it."""
+    """SHA-256 (16 hex digits) of the sources of a plug-in: its file, the helpers `_*.py` beside it, what it holds."""
     path = Path(inspect.getfile(type(plugin)))
     digest = hashlib.sha256()
     for file in [path, *sorted(path.parent.glob("_[!_]*.py"))]:
         digest.update(file.read_bytes())
+    for name in _nested_kinds(type(plugin)):
+        digest.update(version(getattr(plugin, name)).encode())
     return digest.hexdigest()[:16]
 
 
