@@ -177,8 +177,9 @@ class Wrapper(AttributionMethod):
 @contextmanager
 def _untouched(model: VideoModel) -> Iterator[None]:
     """Restore modes, requires_grad, gradients and hooks of every module, whatever happens inside."""
-    hooks = [(table, dict(table)) for module in model.modules() for table in hook_tables(module)]
-    modes = [(module, module.training) for module in model.modules()]
+    modules = list(model.every_module())
+    hooks = [(table, dict(table)) for module in modules for table in hook_tables(module)]
+    modes = [(module, module.training) for module in modules]
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
         yield

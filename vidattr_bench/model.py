@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -113,6 +114,7 @@ class VideoModel(nn.Module):
             modules = [key for key, _ in net.named_modules() if key]
             raise ModelError(f"feature_layer={feature_layer!r} names no module; {did_you_mean(feature_layer, modules)}")
         self._declared_feature_layer = feature_layer
+        self._renamed: Mapping[str, str] = {}
         self.facts: dict[Any, Any] = {}
         self.eval()
 
@@ -146,8 +148,33 @@ class VideoModel(nn.Module):
     def _count_backward(self, n: int) -> None:
         self.calls.backwards += n
 
+    def with_net(self, net: nn.Module, renamed: Mapping[str, str], x: Tensor) -> VideoModel:
+        """This model around another network that computes the same; calls are counted together.
+
+        Args:
+            net: the other network.
+            renamed: names of its modules by the names of the layers of this one that they stand for.
+            x: normalised clips (N, C, T, H, W), on which the feature layer is looked up.
+        """
+        other = copy.copy(self)
+        other._modules = {"net": net}
+        other._renamed, other.facts = renamed, {}
+        try:
+            other._declared_feature_layer = self.feature_layer(x)
+        except NotApplicableError:
+            other._declared_feature_layer = ""
+        return other
+
+    def every_module(self) -> Iterator[nn.Module]:
+        """The modules of the network and of what it has been rewritten to."""
+        yield from self.modules()
+        for fact in list(self.facts.values()):
+            if isinstance(fact, VideoModel):
+                yield from fact.every_module()
+
     def module(self, layer: str) -> nn.Module:
         """The module called `layer`; raises `ModelError` with the nearest names."""
+        layer = self._renamed.get(layer, layer)
         modules: dict[str, nn.Module] = dict(self.net.named_modules())
         if layer not in modules:
             raise ModelError(f"the network has no layer {layer!r}; {did_you_mean(layer, [k for k in modules if k])}")
@@ -162,7 +189,7 @@ class VideoModel(nn.Module):
         """
         self.module(layer)
         for name, shape, _ in self._probe(x).volumes:
-            if name == layer:
+            if name == self._renamed.get(layer, layer):
                 c, t, h, w = shape[1:]
                 return c, t, h, w
         raise NotApplicableError(f"layer {layer!r} puts out no activations (N, C, t, h, w)")
