@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from vidattr_bench.clip import Batch
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import ClipInput, VideoModel
 from vidattr_bench.randomness import derive
+from vidattr_bench.small_networks import CLASSES, MaxPoolNet, PlainNet, ResidualNet
 
 SIZE = (6, 20, 28)
-CLASSES = ("close", "open", "put", "take", "wash")
 Activation = Callable[[], Callable[[Tensor], Tensor]]
 
 
@@ -89,6 +89,14 @@ def as_model(build: Callable[[], nn.Module], seed: int = 0, **options: Any) -> V
     wanted = ClipInput(length=t, size=(h, w))
     statistics = {"mean": [0.45, 0.43, 0.40], "std": [0.23, 0.22, 0.25]}
     return VideoModel(net, CLASSES, **{"input": wanted, **statistics, **options})
+
+
+NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
+    "plain CNN": PlainNet,
+    "residual CNN": ResidualNet,
+    "max-pool CNN": MaxPoolNet,
+}
+"""The kinds of network that every method is tried on: it gives a map, or the reason why it does not apply."""
 
 
 def small_batch(n: int = 3, size: tuple[int, int, int] = SIZE, seed: int = 0) -> Batch:
