@@ -44,7 +44,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         ModelError: the file is missing or is no safetensors file.
     """
     try:
-        with safe_open(_existing(path), framework="pt") as file:
+        with safe_open(existing(path), framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_KEY, "{}"))
     except (SafetensorError, ValueError) as error:
         raise ModelError(f"{path} is no readable safetensors file: {error}; copy or download it again") from error
@@ -74,7 +74,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ModelError: the file is missing, empty, a folder, damaged, would run code, or holds no weights.
     """
-    if _is_safetensors(_existing(path)):
+    if _is_safetensors(existing(path)):
         return unwrap(_load_safetensors(path)), read_metadata(path)
     content = _unpickle(path)
     if not isinstance(content, Mapping):
@@ -215,7 +215,8 @@ def preprocessing(extras: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} describes its normalisation or clip input wrongly: {error}") from error
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """The path itself; raises `ModelError` where there is no file with something in it."""
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the checkpoint file inside it")
     if not path.is_file():
