@@ -4,38 +4,38 @@ from functools import cache
 
 import pytest
 
-from vidattr_bench import plugins
 from vidattr_bench.errors import NotApplicableError
+from vidattr_bench.fixtures import NETWORKS, as_model
 from vidattr_bench.method import AttributionMethod
-from vidattr_bench.spec import Spec, parse
+from vidattr_bench.method_checks import applicability, quickly
+from vidattr_bench.model import VideoModel
+from vidattr_bench.plan import all_methods
 from vidattr_bench.testing import CHECKS, explain, small_batch, small_model
 
 
-def specs() -> list[str]:
-    names = plugins.available("methods")
-    return [f"{name}:{options}".rstrip(":") for name in names for options in plugins.load("methods", name).variants]
-
-
-def quickly(text: str) -> AttributionMethod:
-    """The method with the options under which it is cheap enough to check."""
-    given = parse(text)
-    cls = plugins.load("methods", given.name)
-    quick = parse(f"{given.name}:{cls.quick}".rstrip(":"))
-    method: AttributionMethod = plugins.configure(cls, Spec(given.name, {**given.options, **quick.options}))
-    return method
-
-
 @cache
-def configured(text: str) -> AttributionMethod:
+def subject(text: str) -> tuple[AttributionMethod, VideoModel]:
+    """The method, and the first small network that it applies to."""
     method = quickly(text)
-    try:
-        explain(method, small_model(), small_batch(1))
-    except NotApplicableError as reason:
-        pytest.skip(f"no small network for it: {reason}")
-    return method
+    reasons = []
+    for model in (small_model(), *map(as_model, NETWORKS.values())):
+        try:
+            explain(method, model, small_batch(1))
+        except NotApplicableError as reason:
+            reasons.append(str(reason))
+        else:
+            return method, model
+    raise AssertionError(f"{text} applies to no small network: {reasons}")
 
 
 @pytest.mark.parametrize("check", CHECKS["methods"], ids=lambda check: check.__name__)
-@pytest.mark.parametrize("text", specs())
+@pytest.mark.parametrize("text", all_methods())
 def test_contract(text, check):
-    check(configured(text), small_model())
+    check(*subject(text))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("text", all_methods())
+def test_a_verified_map_or_a_reason(text, network):
+    reason = applicability(quickly(text), as_model(NETWORKS[network]), small_batch(2))
+    assert reason == "" or len(reason.split()) > 3

@@ -6,13 +6,15 @@ import copy
 import dataclasses
 import inspect
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vidattr_bench import plugins, spec
+from vidattr_bench.clip import Batch
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import explain, model_without, small_batch
 from vidattr_bench.method import AttributionMethod, SignedMethod, Wrapper, hook_tables
@@ -20,6 +22,15 @@ from vidattr_bench.model import VideoModel
 
 MethodCheck = Callable[[AttributionMethod, VideoModel], None]
 SIZES = ((6, 20, 28), (9, 28, 20), (4, 23, 33))
+
+
+def quickly(text: str) -> AttributionMethod:
+    """The method that a spec names, with the options that make it cheap enough to check."""
+    given = spec.parse(text)
+    cls = plugins.load("methods", given.name)
+    quick = spec.parse(f"{given.name}:{cls.quick}".rstrip(":"))
+    method: AttributionMethod = plugins.configure(cls, spec.Spec(given.name, {**given.options, **quick.options}))
+    return method
 
 
 def documented(method: AttributionMethod, model: VideoModel) -> None:
@@ -205,6 +216,47 @@ def _refusal(method: AttributionMethod, model: VideoModel) -> str:
     except NotApplicableError as reason:
         return str(reason)
     return ""
+
+
+def applicability(method: AttributionMethod, model: VideoModel, batch: Batch) -> str:
+    """Why a method does not apply to a model, or "" where it does and keeps the contract there.
+
+    Checked are the maps' shape, that one depends on something, the cost, the neighbours and what stays behind.
+
+    Args:
+        method: a configured method.
+        model: any model.
+        batch: two clips or more that the model takes.
+
+    Raises:
+        AssertionError: the contract that does not hold.
+    """
+    before, calls = _state(model), copy.copy(model.calls)
+    try:
+        costs = [method.cost(model, clip) for clip in batch.frames]
+        relevance = explain(method, model, batch)
+    except NotApplicableError as reason:
+        _assert_unchanged(before, model, "after a refusal")
+        return str(reason)
+    counted = (model.calls.forwards - calls.forwards, model.calls.backwards - calls.backwards)
+    declared = (sum(forwards for forwards, _ in costs), sum(backwards for _, backwards in costs))
+    assert counted == declared, f"cost() declares {declared} forwards and backwards; counted: {counted}"
+    assert relevance.shape == batch.frames[:, 0].shape, f"relevance has shape {tuple(relevance.shape)}"
+    others = (explain(method, model, other) for other in _other_targets(model, batch))
+    assert any(map(_varies, chain([relevance], others))), "relevance is constant for every clip and target"
+    alone = explain(method, model, batch.select([1]))[0]
+    assert _close(alone, relevance[1]), "a clip alone must get the relevance that it gets in a batch"
+    _assert_unchanged(before, model, "after a call")
+    return ""
+
+
+def _varies(relevance: Tensor) -> bool:
+    return bool((relevance.flatten(1).amax(1) > relevance.flatten(1).amin(1)).any())
+
+
+def _other_targets(model: VideoModel, batch: Batch) -> Iterator[Batch]:
+    for shift in range(1, min(len(model.classes), 5)):
+        yield dataclasses.replace(batch, labels=(batch.labels + shift) % len(model.classes))
 
 
 METHOD_CHECKS: tuple[MethodCheck, ...] = (
