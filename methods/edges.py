@@ -11,7 +11,7 @@ from torch import Tensor
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
 
-from ._blur import blur_frames
+from ._blur import blur
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Edges(AttributionMethod):
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W), not negative; the frame continues beyond its border by its outermost pixels."""
         padded = F.pad(frames.mean(1), (1, 1, 1, 1), mode="replicate")
-        return blur_frames(torch.hypot(_slope(padded), _slope(padded.mT).mT), self.blur)
+        return blur(torch.hypot(_slope(padded), _slope(padded.mT).mT), self.blur)
 
 
 def _slope(padded: Tensor) -> Tensor:

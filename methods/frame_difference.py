@@ -10,7 +10,7 @@ from torch import Tensor
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
 
-from ._blur import blur_frames
+from ._blur import blur
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,4 +34,4 @@ class FrameDifference(AttributionMethod):
         if frames.shape[2] == 1:
             return torch.zeros_like(frames[:, 0])
         difference = frames.diff(dim=2).abs().mean(1)
-        return blur_frames(torch.cat([difference[:, :1], difference], 1), self.blur)
+        return blur(torch.cat([difference[:, :1], difference], 1), self.blur)

@@ -1,0 +1,40 @@
+"""Another method, blurred."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from vidattr_bench.method import AttributionMethod, Wrapper
+from vidattr_bench.model import VideoModel
+
+from ._blur import blur
+from .gradient import Gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Blurred(Wrapper):
+    """Another method's map, blurred by a Gaussian over time and space.
+
+    Blur alone brings maps at the resolution of voxels closer to tubes and to coarse units of removal: what a method
+    gains by it is no merit of another one whose maps are coarse by design.
+
+    Attributes:
+        of: the method whose map is blurred.
+        space: standard deviation along rows and columns, as a share of the height H.
+        time: standard deviation along time, as a share of the length T.
+    """
+
+    reference = "Rao et al. 2022, arXiv:2205.10435"
+
+    of: AttributionMethod = dataclasses.field(default_factory=Gradient)
+    space: float = 0.05
+    time: float = 0.05
+
+    def attribute(
+        self, model: VideoModel, frames: Tensor, targets: Tensor, seeds: Sequence[int] | None = None
+    ) -> Tensor:
+        """Relevance (N, T, H, W)."""
+        return blur(self.of(model, frames, targets, seeds), self.space, self.time)
