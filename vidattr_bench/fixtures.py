@@ -12,7 +12,14 @@ from vidattr_bench.clip import Batch
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import ClipInput, VideoModel
 from vidattr_bench.randomness import derive
-from vidattr_bench.small_networks import CLASSES, MaxPoolNet, PlainNet, ResidualNet
+from vidattr_bench.small_networks import (
+    CLASSES,
+    MaxPoolNet,
+    PlainNet,
+    ResidualNet,
+    SmallDividedTransformer,
+    SmallVideoTransformer,
+)
 
 SIZE = (6, 20, 28)
 Activation = Callable[[], Callable[[Tensor], Tensor]]
@@ -95,6 +102,8 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "plain CNN": PlainNet,
     "residual CNN": ResidualNet,
     "max-pool CNN": MaxPoolNet,
+    "joint attention": SmallVideoTransformer,
+    "divided attention": SmallDividedTransformer,
 }
 """The kinds of network that every method is tried on: it gives a map, or the reason why it does not apply."""
 

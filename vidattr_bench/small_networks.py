@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CLASSES = ("close", "open", "put", "take", "wash")
+PATCH = (2, 4, 4)
 
 
 class PlainNet(nn.Sequential):
@@ -81,3 +82,114 @@ class MaxPoolNet(nn.Module):
         x = torch.flatten(F.adaptive_avg_pool3d(x, (1, 2, 2)), 1)
         logits: Tensor = self.head(self.relu3(self.hidden(x)))
         return logits
+
+
+class _Tokens(nn.Module):
+    """A token for each patch of a clip, which is stretched to whole patches, and a class token before them.
+
+    Args:
+        width: channels of a token.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Conv3d(3, width, PATCH, PATCH)
+        self.position = nn.Parameter(torch.randn(1, width, 2, 3, 4) / 2)
+        self.class_token = nn.Parameter(torch.randn(1, 1, width))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        """Tokens (N, 1 + t h w, width), frame by frame, and the number t of frames of tokens."""
+        whole = [-(-size // patch) * patch for size, patch in zip(x.shape[2:], PATCH, strict=True)]
+        x = self.embedding(F.interpolate(x, whole, mode="trilinear"))
+        x = x + F.interpolate(self.position, x.shape[2:], mode="trilinear")
+        return torch.cat([self.class_token.expand(len(x), -1, -1), x.flatten(2).mT], 1), x.shape[2]
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
+class _JointBlock(nn.Module):
+    """Attention among all tokens, by `nn.MultiheadAttention`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm, self.mlp = nn.LayerNorm(width), _mlp(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        """Tokens (N, 1 + t h w, width)."""
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        tokens: Tensor = x + self.mlp(x)
+        return tokens
+
+
+class _Attention(nn.Module):
+    """Attention by `F.scaled_dot_product_attention`, queries, keys and values from one linear layer."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.project = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to tokens (groups, n, width), those of a group attending to each other."""
+        q, k, v = self.qkv(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        added: Tensor = self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return added
+
+
+class _DividedBlock(nn.Module):
+    """Attention among the tokens of one place, then among those of one frame, as in TimeSformer.
+
+    The class token takes no part in the first; in the second a copy of it is in every frame, and what these get is
+    averaged.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.temporal, self.spatial, self.mlp = _Attention(width, heads), _Attention(width, heads), _mlp(width)
+        self.temporal_projection = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        """Tokens (N, 1 + t h w, width)."""
+        first, patches = x[:, :1], x[:, 1:].reshape(len(x), t, -1, x.shape[2])
+        added = self.temporal(patches.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
+        patches = patches + self.temporal_projection(added)
+        frames = torch.cat([first[:, None].expand(-1, t, -1, -1), patches], 2)
+        added = self.spatial(frames.flatten(0, 1)).unflatten(0, (len(x), t))
+        first, patches = first + added[:, :, 0].mean(1, keepdim=True), patches + added[:, :, 1:]
+        x = torch.cat([first, patches.flatten(1, 2)], 1)
+        tokens: Tensor = x + self.mlp(x)
+        return tokens
+
+
+class _VideoTransformer(nn.Module):
+    def __init__(self, block: type[nn.Module], width: int = 16, heads: int = 2, depth: int = 2) -> None:
+        super().__init__()
+        self.tokens = _Tokens(width)
+        self.blocks = nn.ModuleList(block(width, heads) for _ in range(depth))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 5), read from the class token."""
+        x, t = self.tokens(x)
+        for block in self.blocks:
+            x = block(x, t)
+        logits: Tensor = self.head(self.norm(x[:, 0]))
+        return logits
+
+
+class SmallVideoTransformer(_VideoTransformer):
+    """A video transformer with joint space-time attention: every token attends to every token."""
+
+    def __init__(self, width: int = 16, heads: int = 2, depth: int = 2) -> None:
+        super().__init__(_JointBlock, width, heads, depth)
+
+
+class SmallDividedTransformer(_VideoTransformer):
+    """A video transformer with divided space-time attention (TimeSformer, Bertasius et al. 2021, arXiv:2102.05095)."""
+
+    def __init__(self, width: int = 16, heads: int = 2, depth: int = 2) -> None:
+        super().__init__(_DividedBlock, width, heads, depth)
