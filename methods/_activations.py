@@ -43,13 +43,19 @@ def _forward(model: VideoModel, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
 
 
 def activations(model: VideoModel, x: Tensor, layer: str) -> Tensor:
-    """What `layer` puts out on normalised clips x, (N, C, t, h, w).
+    """What `layer` puts out on normalised clips x, (N, C, t, h, w); raises as `activations_and_logits` does."""
+    return activations_and_logits(model, x, layer)[0]
+
+
+def activations_and_logits(model: VideoModel, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """What `layer` puts out on normalised clips x, (N, C, t, h, w), and the logits (N, K).
 
     Raises:
         NotApplicableError: the layer runs more than once, or puts out something else.
     """
     with torch.no_grad():
-        return _forward(model, x, layer)[0].detach()
+        A, logits = _forward(model, x, layer)
+    return A.detach(), logits
 
 
 def activations_and_gradients(
@@ -63,3 +69,16 @@ def activations_and_gradients(
     A, logits = _forward(model, x, layer)
     (gradient,) = torch.autograd.grad(target_score(logits, targets, score).sum(), A)
     return A.detach(), gradient
+
+
+@contextmanager
+def replaced_channels(module: nn.Module, channels: Tensor, values: Tensor) -> Iterator[None]:
+    """Inside, clip i of a batch of M goes on with channel `channels[i]` of the module's output set to `values[i]`."""
+
+    def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[torch.arange(len(channels)), channels] = values[:, None, None, None]
+        return output
+
+    with module.register_forward_hook(hook):
+        yield

@@ -13,8 +13,7 @@ from torch import Tensor
 from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 
-from ._activations import activations
-from ._gradients import check_targets
+from ._cam import class_weights_and_activations
 
 Zoom = Literal["aligned", "authors"]
 
@@ -52,12 +51,8 @@ class SaliencyTubes(SignedMethod):
 
     def volume(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """The weighted activations at native resolution, (N, t, h, w)."""
-        x = model.normalise(frames)
-        head = model.linear_head(x)
-        check_targets(targets, len(head.weight))
-        A = self._selected_activations(activations(model, x, head.layer))
-        weights = self._selected_weights(head.weight[targets])
-        return (weights[:, :, None, None, None] * A).sum(1)
+        weights, A = class_weights_and_activations(model, frames, targets)
+        return torch.einsum("nc,ncthw->nthw", self._selected_weights(weights), self._selected_activations(A))
 
     def _selected_activations(self, A: Tensor) -> Tensor:
         if self.activation_threshold is None:

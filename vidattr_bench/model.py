@@ -209,6 +209,20 @@ class VideoModel(nn.Module):
             raise NotApplicableError("the network has no layer with activations over time and space (N, C, t, h, w)")
         return volumes[-1]
 
+    def layer_before(self, layer: str, x: Tensor) -> str:
+        """The layer that ends last before `layer` begins; of blocks that end together, the outermost one.
+
+        Raises:
+            ModelError: the network has no such layer.
+            NotApplicableError: `layer` or what runs before it puts out no (N, C, t, h, w).
+        """
+        self.module(layer)
+        names = [name for name, _, _ in self._probe(x).volumes]
+        begins = next((i for i, name in enumerate(names) if f"{name}.".startswith(f"{layer}.")), 0)
+        if begins == 0:
+            raise NotApplicableError(f"no layer with activations (N, C, t, h, w) runs before {layer!r}")
+        return names[begins - 1]
+
     def linear_head(self, x: Tensor) -> LinearHead:
         """The linear head and the layer it pools, found by a probe and verified on it numerically.
 

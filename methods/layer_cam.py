@@ -1,0 +1,31 @@
+"""LayerCAM."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor
+
+from ._cam import GradientMap
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCAM(GradientMap):
+    """Activations of the feature layer times the positive part of the score's gradient, cell by cell, added up.
+
+    The map is ReLU(sum_j relu(g_j) A_j): channels speak only for the target. It is made for any layer of a network,
+    early ones included.
+
+    Attributes:
+        sign: signed or absolute, where `relu=false` leaves a sign.
+        layer: the layer read; by default the model's feature layer.
+        back: layers to go back from there: 1 reads the one that ends last before it begins.
+        relu: whether negative evidence is cut off; there is some only where activations are negative.
+        score: the target's logit or probability.
+    """
+
+    reference = "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943"
+
+    def weights(self, A: Tensor, g: Tensor) -> Tensor:
+        """The positive gradient of each cell."""
+        return g.relu()
