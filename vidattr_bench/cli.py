@@ -65,11 +65,13 @@ def _build() -> tuple[_Parser, dict[str, _Parser]]:
     commands = {
         "run": group.add_parser("run", help="explain and score clips, then show the table"),
         "list": group.add_parser("list", help="what methods, metrics, data sets and models there are"),
+        "sheet": group.add_parser("sheet", help="draw the maps of all methods on a few clips, without scoring them"),
         "train": group.add_parser("train", help="train a network on a data set"),
         "table": group.add_parser("table", help="print and write the tables of a run again"),
         "plot": group.add_parser("plot", help="draw the plots and pictures of a run again"),
     }
     _run_options(commands["run"])
+    _sheet_options(commands["sheet"])
     _list_options(commands["list"])
     _train_options(commands["train"])
     for name, call in (("table", _table), ("plot", _plot)):
@@ -113,6 +115,21 @@ def _list_options(parser: _Parser) -> None:
     parser.add_argument("kind", choices=("methods", "metrics", "datasets", "models"))
     parser.add_argument("--format", choices=("text", "md", "json"), default="text")
     parser.set_defaults(call=_list)
+
+
+def _sheet_options(parser: _Parser) -> None:
+    parser.argument_default = argparse.SUPPRESS
+    add = parser.add_argument
+    add("--dataset", metavar="SPEC", help="data set (default: planted_actions)")
+    add("--model", metavar="SPEC", help="network of the zoo, or pkg.mod:factory (default: tiny3d)")
+    add("--methods", nargs="+", metavar="SPEC", help="attribution methods, or all (default)")
+    add("--clips", nargs="+", metavar="ID", help="clips of the split (default: --limit of them)")
+    add("--limit", type=int, metavar="N", help="clips, evenly spaced over the split, where none is named (default: 1)")
+    add("--target", metavar="CLASS", help="label (default), predicted, or a class")
+    add("--class-map", type=Path, metavar="FILE", help="maps the data set's class names to the model's")
+    add("--seed", type=int, metavar="N", help="seed of every draw")
+    add("--output", type=Path, metavar="DIR", required=True, help="folder for a PNG a clip")
+    parser.set_defaults(call=_sheet)
 
 
 def _train_options(parser: _Parser) -> None:
@@ -164,6 +181,16 @@ def _announce_code(model: str, config: Path) -> None:
     code = imported_by(model)
     if code:
         print(f"note: {config} imports and runs {code}", file=sys.stderr)
+
+
+def _sheet(arguments: argparse.Namespace) -> int:
+    from vidattr_bench import contact_sheet
+    from vidattr_bench.settings import from_mapping
+
+    given = {key: value for key, value in vars(arguments).items() if key not in ("call", "command")}
+    clips, folder = given.pop("clips", ()), given.pop("output")
+    settings = from_mapping({"limit": 1, **given}, "sheet")
+    return OK if contact_sheet.write(settings, clips, folder, _console()) else FAILED
 
 
 def _list(arguments: argparse.Namespace) -> int:

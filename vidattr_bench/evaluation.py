@@ -92,7 +92,7 @@ class Evaluation:
         self, label: str, seed: int, metrics: Sequence[str], missing: Collection[Cell], progress: Progress
     ) -> Explained:
         progress(label, "map")
-        explained = self._explain(label, seed)
+        explained = self.explain(label, seed)
         if metrics:
             self._score(label, seed, explained, metrics, missing, progress)
         return explained
@@ -112,8 +112,8 @@ class Evaluation:
     def _step(self, batch: Batch, method: str = "") -> Step:
         return lambda name, clip: self.ledger.step(name, [batch.ids[clip]], method)
 
-    def _explain(self, label: str, seed: int) -> Explained:
-        """The batch at once; after a failure clip by clip, so that only the clip at fault has none."""
+    def explain(self, label: str, seed: int) -> Explained:
+        """One method's maps; after a failure clip by clip, so that only the clip at fault has none."""
         everyone = list(range(len(self.batch)))
         try:
             return Explained(self._attribute(label, seed, everyone), {})

@@ -74,16 +74,57 @@ def strip(
     Raises:
         ValueError: a map or the tube has another size than the frames.
     """
-    _check_sizes(frames, {**maps, "tube": frames[..., 0] if tube is None else tube})
     chosen = evenly_spaced(len(frames), columns)
+    rows = _rows(frames, maps, tube, style, chosen)
+    return _sheet(rows, [f"frame {at + 1}" for at in chosen])
+
+
+def contact_sheet(
+    frames: Frames,
+    maps: Mapping[str, NDArray[np.floating[Any]]],
+    tube: Mask | None = None,
+    *,
+    columns: int = 4,
+    abreast: int = 3,
+) -> Image.Image:
+    """Heat tubes of many methods on one page: strips as `strip` draws them, `abreast` of them side by side.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        maps: relevance (T, H, W) by label.
+        tube: bool (T, H, W), outlined everywhere.
+        columns: frames of each method at most.
+        abreast: strips side by side.
+
+    Raises:
+        ValueError: a map or the tube has another size than the frames.
+    """
+    chosen = evenly_spaced(len(frames), columns)
+    clip, *rows = _rows(frames, maps, tube, "heat", chosen).items()
+    length = max(1, math.ceil(len(rows) / abreast))
+    parts = [dict([clip, *rows[at : at + length]]) for at in range(0, max(1, len(rows)), length)]
+    sheets = [_sheet(part, [f"frame {at + 1}" for at in chosen]) for part in parts]
+    page = Image.new("RGB", (sum(sheet.width for sheet in sheets), sheets[0].height), "white")
+    for number, sheet in enumerate(sheets):
+        page.paste(sheet, (sum(before.width for before in sheets[:number]), 0))
+    return page
+
+
+def _rows(
+    frames: Frames,
+    maps: Mapping[str, NDArray[np.floating[Any]]],
+    tube: Mask | None,
+    style: str,
+    chosen: Sequence[int],
+) -> dict[str, Frames]:
+    """The chosen frames of the plain clip, then of every map drawn on it, enlarged, by label."""
+    _check_sizes(frames, {**maps, "tube": frames[..., 0] if tube is None else tube})
     factor = _factor(frames, _STRIP)
     plain = _enlarged(frames[chosen], factor)
     rows = {"clip": plain}
     for label, relevance in maps.items():
         rows[label] = STYLES[style](plain, _enlarged_map(scaled(relevance)[chosen], factor))
-    if tube is not None:
-        rows = {label: _outlined(row, tube[chosen]) for label, row in rows.items()}
-    return _sheet(rows, [f"frame {at + 1}" for at in chosen])
+    return rows if tube is None else {label: _outlined(row, tube[chosen]) for label, row in rows.items()}
 
 
 def animation(

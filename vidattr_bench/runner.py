@@ -155,7 +155,7 @@ def _execute(trainer: Trainer, plan: Plan, store: Store, console: Console) -> Ru
     plan.data.pending = [n for n in plan.numbers() if any(ref.id in unfinished for ref in plan.refs([n]))]
     if missing:
         count_logits(plan.model, plan.data)
-        subject = _subject(plan, _forward_batch(plan, store, device) if leads else 1)
+        subject = subject_of(plan, _forward_batch(plan, store, device) if leads else 1)
         if leads:
             provenance.record(plan, store, device, subject.forward_batch)
         _predict(trainer, subject, plan, store, missing, console)
@@ -168,11 +168,12 @@ def _execute(trainer: Trainer, plan: Plan, store: Store, console: Console) -> Ru
 
 def owed(plan: Plan) -> set[Cell]:
     """Every cell of this shard."""
-    subject = _subject(plan, 1)
+    subject = subject_of(plan, 1)
     return {cell for ref in plan.refs(plan.numbers()) for cell in subject.cells(ref.id)}
 
 
-def _subject(plan: Plan, forward_batch: int) -> Subject:
+def subject_of(plan: Plan, forward_batch: int) -> Subject:
+    """What a plan asks of every clip."""
     constants = {
         "dataset": plugins.label("datasets", plan.data, places=False),
         "split": plan.data.split_name,

@@ -1,0 +1,74 @@
+"""`sheet`: explain a few clips with every method and draw all maps of a clip on one page, without scoring them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from vidattr_bench import pictures
+from vidattr_bench.clip import Batch
+from vidattr_bench.datamodule import ClipRef
+from vidattr_bench.errors import RunError, did_you_mean
+from vidattr_bench.evaluation import Evaluation
+from vidattr_bench.plan import Plan, count_logits, prepare
+from vidattr_bench.rows import Subject
+from vidattr_bench.runner import subject_of
+from vidattr_bench.settings import Settings
+from vidattr_bench.text import printable, slug
+
+
+def write(settings: Settings, clips: Sequence[str], folder: Path, console: Console) -> list[Path]:
+    """Write `<clip>.png` a clip into `folder`; what has no map is told on the console.
+
+    Args:
+        settings: data set, model, methods, target, seed; `limit` clips, evenly spaced, where `clips` names none.
+        clips: ids of clips of the split.
+        folder: where the pages go.
+        console: told of every page, and of every method that gave no map.
+
+    Raises:
+        UserError: bad usage or input, or a clip that the split does not hold.
+    """
+    plan = prepare(settings)
+    count_logits(plan.model, plan.data)
+    subject = subject_of(plan, 1)
+    return list(_pages(subject, plan, _chosen(plan, clips), folder, console))
+
+
+def _chosen(plan: Plan, clips: Sequence[str]) -> list[ClipRef]:
+    refs = {ref.id: ref for ref in (plan.data.refs() if clips else plan.refs(plan.numbers()))}
+    for clip in clips:
+        if clip not in refs:
+            raise RunError(f"the split {plan.data.split_name} has no clip {clip!r}; {did_you_mean(clip, refs)}")
+    return [refs[clip] for clip in clips] if clips else list(refs.values())
+
+
+def _pages(subject: Subject, plan: Plan, refs: Sequence[ClipRef], folder: Path, console: Console) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, ref in enumerate(refs):
+        work = plan.data.read(number, [ref])
+        if work.batch is None:
+            console.print(printable(f"{ref.id}: {work.unreadable[0].reason}"), style="red", markup=False)
+            continue
+        path = folder / f"{slug(ref.id)}.png"
+        _page(subject, work.batch, console).save(path)
+        console.print(str(path), markup=False, highlight=False)
+        yield path
+
+
+def _page(subject: Subject, batch: Batch, console: Console) -> Image.Image:
+    with torch.inference_mode(False), torch.no_grad():
+        evaluation = Evaluation(subject, batch)
+        maps = {}
+        for label, method in subject.methods.items():
+            explained = evaluation.explain(label, subject.seeds(method)[0])
+            if 0 in explained.problems:
+                console.print(printable(f"{batch.ids[0]}: {label}: {': '.join(explained.problems[0])}"), markup=False)
+            else:
+                maps[label] = explained.relevance[0].cpu().numpy()
+    frames = (batch.frames[0].permute(1, 2, 3, 0) * 255).round().byte().cpu().numpy()
+    return pictures.contact_sheet(frames, maps, batch.tubes[0].cpu().numpy())
