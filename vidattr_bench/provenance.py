@@ -24,10 +24,13 @@ from vidattr_bench.store import Store
 
 # Files whose code decides the numbers of every row, whatever the plug-ins.
 _ENGINE = (
-    *("clip", "evaluation", "method", "metric", "model", "perturbation", "randomness", "requirements"),
+    *("clip", "evaluation", "method", "metric", "model", "perturbation", "randomness", "requirements", "rewrite"),
     *("rows", "stills", "substrates", "transform", "units", "video"),
 )
-_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "numpy", "scipy", "av", "pandas", "pyarrow")
+_PACKAGES = (
+    *("torch", "torchvision", "pytorch-lightning", "captum", "zennit", "numpy", "scipy", "scikit-image"),
+    *("av", "pandas", "pyarrow"),
+)
 
 
 def versions() -> dict[str, str]:
