@@ -2,7 +2,8 @@
 
 Mahendran & Vedaldi, "Salient deconvolutional networks", ECCV 2016, section 2. A signal y comes from the top; at a ReLU
 with input u it goes on as y [u > 0] (SaliNet, which is plain backpropagation), y [y > 0] (DeConvNet) or
-y [y > 0] [u > 0] (DeSaliNet, also known as guided backpropagation).
+y [y > 0] [u > 0] (DeSaliNet, also known as guided backpropagation). SaliNet backpropagates through LRN, the other two
+let the signal pass. Each of the three unpools to the switches of max-pooling or to the centres of its windows.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from vidattr_bench.model import VideoModel
 from vidattr_bench.requirements import require
+from vidattr_bench.rewrite import hookable
 
-from ._gradients import ChannelPooled, input_gradient
+from ._gradients import ChannelPooled, Score, input_gradient
 
 Unpool = Literal["switches", "centre"]
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -56,8 +58,8 @@ def _detour(output: Tensor, path: Tensor, rule: Rule | None = None) -> Tensor:
 
 
 @contextmanager
-def reversed_network(net: nn.Module, rule: Rule, unpool: Unpool) -> Iterator[None]:
-    """Inside, gradients of `net` are reversed signals."""
+def reversed_network(net: nn.Module, rule: Rule | None, unpool: Unpool) -> Iterator[None]:
+    """Inside, gradients of `net` are reversed signals; without a rule, ReLU and LRN are backpropagated through."""
 
     def relu(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return _detour(output, args[0], rule)
@@ -70,12 +72,12 @@ def reversed_network(net: nn.Module, rule: Rule, unpool: Unpool) -> Iterator[Non
 
     with ExitStack() as stack:
         for module in net.modules():
-            if isinstance(module, nn.ReLU):
+            if isinstance(module, nn.ReLU) and rule is not None:
                 stack.enter_context(_out_of_place(module))
                 stack.enter_context(module.register_forward_hook(relu))
             elif isinstance(module, MAX_POOLS) and unpool == "centre":
                 stack.enter_context(module.register_forward_hook(centre))
-            elif isinstance(module, (nn.LocalResponseNorm, nn.CrossMapLRN2d)):
+            elif isinstance(module, (nn.LocalResponseNorm, nn.CrossMapLRN2d)) and rule is not None:
                 stack.enter_context(module.register_forward_hook(lrn))
         yield
 
@@ -109,7 +111,7 @@ def window_centres(x: Tensor, pooled: Tensor, pool: Any) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class ReversedNetwork(ChannelPooled):
-    """Base of DeConvNet and DeSaliNet.
+    """Base of SaliNet, DeConvNet and DeSaliNet.
 
     Attributes:
         pool: max_abs, l2, sum_abs or sum over the channels.
@@ -117,14 +119,21 @@ class ReversedNetwork(ChannelPooled):
         unpool: where a signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
     """
 
-    requires = ("relu_modules",)
-    rule: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]
+    requires: ClassVar[tuple[str, ...]] = ("relu_modules",)
+    rule: ClassVar[staticmethod[[Tensor, Tensor], Tensor] | None] = None
 
     unpool: Unpool = "switches"
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W); `NotApplicableError` where `unpool=centre` meets pooling that is no module."""
+        return self.pooled(self.signal(model, frames, targets))
+
+    def signal(self, model: VideoModel, frames: Tensor, targets: Tensor, score: Score = "logit") -> Tensor:
+        """What the reversed network brings back to each clip, (N, C, T, H, W)."""
+        rule = type(self).rule
         if self.unpool == "centre":
             require("max_pool_modules", model, frames)
-        with reversed_network(model.net, type(self).rule, self.unpool):
-            return self.pooled(input_gradient(model, model.normalise(frames), targets))
+        if rule is not None or self.unpool == "centre":
+            model = hookable(model, frames)
+        with reversed_network(model.net, rule, self.unpool):
+            return input_gradient(model, model.normalise(frames), targets, score)

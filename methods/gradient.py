@@ -8,26 +8,30 @@ from torch import Tensor
 
 from vidattr_bench.model import VideoModel
 
-from ._gradients import ChannelPooled, Score, input_gradient
+from ._gradients import Score
+from ._reversed import ReversedNetwork
 
 
 @dataclasses.dataclass(frozen=True)
-class Gradient(ChannelPooled):
+class Gradient(ReversedNetwork):
     """How strongly a small change of each voxel changes the target's score: its gradient, pooled over the channels.
 
-    As a reversed network this is SaliNet: a signal passes a ReLU back where the ReLU's input was positive.
+    As a reversed network this is SaliNet: a signal passes a ReLU back where the ReLU's input was positive. It is the
+    gradient as long as the signal leaves max-pooling by the switches.
 
     Attributes:
         pool: max_abs, l2, sum_abs or sum over the channels.
         sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
+        unpool: where a signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
         score: the target's logit or probability.
     """
 
-    reference = "Simonyan et al. 2013, arXiv:1312.6034"
+    reference = "Simonyan et al. 2013, arXiv:1312.6034; Mahendran & Vedaldi 2016, doi:10.1007/978-3-319-46466-4_8"
     aliases = ("salinet",)
+    requires = ()
 
     score: Score = "logit"
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
-        """Relevance (N, T, H, W)."""
-        return self.pooled(input_gradient(model, model.normalise(frames), targets, self.score))
+        """Relevance (N, T, H, W); `NotApplicableError` where `unpool=centre` meets pooling that is no module."""
+        return self.pooled(self.signal(model, frames, targets, self.score))

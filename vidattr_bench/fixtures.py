@@ -72,7 +72,7 @@ def small_model(activation: Activation = nn.ReLU, seed: int = 0) -> VideoModel:
 def model_without(requirement: str) -> VideoModel:
     """A model that lacks what a method may require."""
     if requirement == "relu_modules":
-        return small_model(lambda: torch.relu)
+        return small_model(nn.GELU)
     return as_model(_PixelStatistics)
 
 

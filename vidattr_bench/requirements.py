@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vidattr_bench.errors import NotApplicableError, PluginError, did_you_mean
 from vidattr_bench.model import VideoModel
+from vidattr_bench.rewrite import hookable, modular
 
 # What else may act as a nonlinearity, by the name of its autograd node; only ReLU has a reversal rule.
 _OTHER_ACTIVATIONS = {
@@ -62,7 +63,7 @@ def missing(requirement: str, model: VideoModel, frames: Tensor) -> str | None:
 
 
 def relu_modules(model: VideoModel, frames: Tensor) -> str | None:
-    """Every activation is a use of an `nn.ReLU` module, so that a rule can be hooked to it."""
+    """Every activation is a ReLU, and each use of one is a module, or becomes one when the network is rewritten."""
     made, nodes = _graph(model, frames, (nn.ReLU,))
     others = sorted({_OTHER_ACTIVATIONS[node.name()] for node in nodes if node.name() in _OTHER_ACTIVATIONS})
     if others:
@@ -72,21 +73,30 @@ def relu_modules(model: VideoModel, frames: Tensor) -> str | None:
         return "the network has no ReLU to reverse"
     functional = len(relus - made)
     if functional:
-        return f"{functional} of {len(relus)} ReLUs are functional; only those of nn.ReLU modules can be reversed"
+        return f"{functional} of {len(relus)} ReLUs are functional{_why_not_rewritten(model, frames)}"
     return None
 
 
 def max_pool_modules(model: VideoModel, frames: Tensor) -> str | None:
-    """Every max-pooling is a use of an `nn.MaxPool2d` or `nn.MaxPool3d` module."""
+    """Each max-pooling is an `nn.MaxPool2d` or `nn.MaxPool3d`, or becomes one when the network is rewritten."""
     made, nodes = _graph(model, frames, (nn.MaxPool2d, nn.MaxPool3d))
     if any(node.name().startswith("AdaptiveMaxPool") for node in nodes):
         return "the network pools by adaptive maxima, whose windows differ in size"
     functional = len({node for node in nodes if node.name() in _MAX_POOLS} - made)
-    return f"{functional} max-poolings are functional; only those of modules can be reversed" if functional else None
+    return f"{functional} max-poolings are functional{_why_not_rewritten(model, frames)}" if functional else None
+
+
+def _why_not_rewritten(model: VideoModel, frames: Tensor) -> str:
+    reason = _reason(lambda: modular(model, frames))
+    return " and cannot be rewritten as modules" + (f": {reason}" if reason else "")
 
 
 def _graph(model: VideoModel, frames: Tensor, types: tuple[type[nn.Module], ...]) -> tuple[set[Any], set[Any]]:
-    """The autograd nodes that modules of `types` made, and all nodes that the logits of one clip depend on."""
+    """The autograd nodes that modules of `types` made, and all nodes that the logits of one clip depend on.
+
+    They are those of the rewritten network, where there is one.
+    """
+    model = hookable(model, frames)
     made: set[Any] = set()
 
     def note(module: nn.Module, args: Any, output: Tensor) -> None:

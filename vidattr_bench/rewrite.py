@@ -68,6 +68,14 @@ def modular(model: VideoModel, frames: Tensor) -> VideoModel:
     return found
 
 
+def hookable(model: VideoModel, frames: Tensor) -> VideoModel:
+    """The rewritten model, as `modular` has it, or the model itself where torch.fx cannot follow the network."""
+    try:
+        return modular(model, frames)
+    except NotApplicableError:
+        return model
+
+
 def _rewritten(model: VideoModel, frames: Tensor) -> VideoModel | str:
     """The rewritten model, or why there is none."""
     try:
