@@ -12,9 +12,9 @@ from vidattr_bench.method import AttributionMethod, Wrapper
 from vidattr_bench.model import VideoModel
 from vidattr_bench.randomness import derive
 
+from ._masked import CHUNK_WITH_GRADIENTS
+from ._noisy import standard_noise
 from .grad_cam import GradCAM
-
-CHUNK = 4  # noisy copies that are explained at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Smooth(Wrapper):
         sigma = self.noise * (x.max() - x.min()) * model.std
         draws = torch.Generator().manual_seed(seed)
         total = torch.zeros_like(clip[0])
-        for first in range(0, self.samples, CHUNK):
-            copies = range(first, min(first + CHUNK, self.samples))
-            noise = torch.stack([torch.randn(clip.shape, generator=draws) for _ in copies]).to(clip)
+        for first in range(0, self.samples, CHUNK_WITH_GRADIENTS):
+            copies = range(first, min(first + CHUNK_WITH_GRADIENTS, self.samples))
+            noisy = clip + sigma * standard_noise(clip, len(copies), draws)
             seeds = [derive(seed, str(copy)) for copy in copies]
-            total += self.of(model, clip + sigma * noise, target.expand(len(copies)), seeds).sum(0)
+            total += self.of(model, noisy, target.expand(len(copies)), seeds).sum(0)
         return total / self.samples

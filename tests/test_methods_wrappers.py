@@ -90,6 +90,12 @@ def test_smooth_of_the_signed_gradient_is_captums_noise_tunnel(batch):
     assert (plain - expected).norm() > 0.3 * scale
 
 
+def test_smooth_of_the_signed_gradient_is_smooth_grad(model, batch):
+    found = explain(create("methods", "smooth:of=(gradient:pool=sum),samples=6"), model, batch)
+    expected = explain(create("methods", "smooth_grad:pool=sum,samples=6"), model, batch)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
 def test_smooth_without_noise_is_the_method_itself(model, batch):
     plain = explain(create("methods", "grad_cam"), model, batch)
     torch.testing.assert_close(explain(create("methods", "smooth:samples=5,noise=0"), model, batch), plain)
