@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidattr_bench.attention import tokens
 from vidattr_bench.errors import NotApplicableError, PluginError, did_you_mean
 from vidattr_bench.model import VideoModel
 from vidattr_bench.rewrite import hookable, modular
@@ -141,6 +142,11 @@ def feature_layer(model: VideoModel, frames: Tensor) -> str | None:
     return _reason(lambda: model.feature_layer(model.normalise(frames)))
 
 
+def attention(model: VideoModel, frames: Tensor) -> str | None:
+    """Attention among all patches, or divided into frames and places, that is told by its matrices alone."""
+    return _reason(lambda: tokens(model, model.normalise(frames)))
+
+
 def _reason(ask: Callable[[], object]) -> str | None:
     try:
         ask()
@@ -154,4 +160,5 @@ CHECKS: dict[str, Callable[[VideoModel, Tensor], str | None]] = {
     "max_pool_modules": max_pool_modules,
     "linear_head": linear_head,
     "feature_layer": feature_layer,
+    "attention": attention,
 }
