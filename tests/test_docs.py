@@ -27,7 +27,7 @@ def method_page(tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     code, check = blocks("add_a_method.md")
     (tmp_path / "method_of_the_page.py").write_text(code, encoding="utf-8")
-    yield check.replace("input_x_gradient", "method_of_the_page")
+    yield check.replace("motion_x_gradient", "method_of_the_page")
     sys.modules.pop("vidattr_bench.methods.method_of_the_page", None)
 
 
@@ -64,4 +64,4 @@ def test_the_generated_pages_say_what_the_docstrings_say(kind):
 
 
 def test_a_dropped_file_is_on_the_generated_page(method_page):
-    assert "## method_of_the_page\n\nThe normalised clip times the gradient" in render("methods", "md")
+    assert "## method_of_the_page\n\nWhat each voxel's change since the frame before" in render("methods", "md")
