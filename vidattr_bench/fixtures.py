@@ -18,6 +18,7 @@ from vidattr_bench.small_networks import (
     PlainNet,
     ResidualNet,
     SmallDividedTransformer,
+    SmallLRCN,
     SmallVideoTransformer,
 )
 
@@ -73,6 +74,8 @@ def model_without(requirement: str) -> VideoModel:
     """A model that lacks what a method may require."""
     if requirement == "relu_modules":
         return small_model(nn.GELU)
+    if requirement in ("piecewise_linear", "rescale_rules"):
+        return small_model(lambda: nn.functional.gelu)
     return as_model(_PixelStatistics)
 
 
@@ -102,6 +105,7 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "plain CNN": PlainNet,
     "residual CNN": ResidualNet,
     "max-pool CNN": MaxPoolNet,
+    "recurrent CNN": SmallLRCN,
     "joint attention": SmallVideoTransformer,
     "divided attention": SmallDividedTransformer,
 }

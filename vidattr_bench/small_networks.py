@@ -84,6 +84,29 @@ class MaxPoolNet(nn.Module):
         return logits
 
 
+class SmallLRCN(nn.Module):
+    """A CNN on every frame, in layers one frame deep, an LSTM over the frames, and a linear head on its last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn = nn.Sequential(
+            nn.Conv3d(3, 6, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            nn.ReLU(),
+            nn.MaxPool3d((1, 2, 2)),
+            nn.Conv3d(6, 8, (1, 3, 3), 1, (0, 1, 1)),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d((None, 2, 2)),
+        )
+        self.lstm = nn.LSTM(8 * 4, 7, batch_first=True)
+        self.head = nn.Linear(7, len(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 5)."""
+        states, _ = self.lstm(self.cnn(x).transpose(1, 2).flatten(2))
+        logits: Tensor = self.head(states[:, -1])
+        return logits
+
+
 class _Tokens(nn.Module):
     """A token for each patch of a clip, which is stretched to whole patches, and a class token before them.
 
