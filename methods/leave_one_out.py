@@ -1,0 +1,45 @@
+"""Leave one supervoxel out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from vidattr_bench.model import VideoModel
+
+from ._supervoxels import SupervoxelClip, SupervoxelMethod
+
+
+@dataclasses.dataclass(frozen=True)
+class LeaveOneOut(SupervoxelMethod):
+    """How much the target's score drops when a supervoxel alone is replaced.
+
+    Attributes:
+        sign: signed or absolute.
+        segments: number of supervoxels, about.
+        spacing: the distance from a frame to the next, in pixels: below 1 supervoxels reach over many frames.
+        compactness: what distance counts against colour.
+        substrate: what replaces a supervoxel.
+        score: the target's logit or probability.
+    """
+
+    reference = "Zeiler & Fergus 2013, arXiv:1311.2901, on supervoxels"
+    signed = True
+    quick = "segments=8"
+
+    def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
+        """A forward of the clip and one of each supervoxel's absence."""
+        return (int(self.labels(clip).max()) + 2, 0)
+
+    def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
+        """Relevance (N, T, H, W), constant in each supervoxel."""
+        return torch.stack([clip.paint(drops(clip)) for clip in self.clips(model, frames, targets)])
+
+
+def drops(clip: SupervoxelClip) -> Tensor:
+    """The drop (S,) of the score by each supervoxel's absence."""
+    everything = torch.ones(1, clip.count, dtype=torch.bool)
+    scores = clip.scores(torch.cat([everything, ~torch.eye(clip.count, dtype=torch.bool)]))
+    return scores[0] - scores[1:]
