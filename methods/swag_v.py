@@ -1,0 +1,58 @@
+"""SWAG over time and space."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vidattr_bench.model import VideoModel
+from vidattr_bench.requirements import require
+from vidattr_bench.supervoxels import supervoxels
+from vidattr_bench.units import Units
+
+from ._gradients import ChannelPooled, Score, input_gradient
+from ._reversed import desalinet, reversed_network
+
+
+@dataclasses.dataclass(frozen=True)
+class SWAGV(ChannelPooled):
+    """Mean over each supervoxel of the gradient of the target's score, pooled over the channels.
+
+    Attributes:
+        pool: max_abs, l2, sum_abs or sum over the channels.
+        sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
+        gradient: plain, or that of guided backpropagation.
+        segments: number of supervoxels, about.
+        spacing: the distance from a frame to the next, in pixels: below 1 supervoxels reach over many frames.
+        compactness: what distance counts against colour.
+        score: the target's logit or probability.
+    """
+
+    reference = "Hartley et al. 2021, doi:10.1109/WACV48630.2021.00047; for video Hartley et al., WACV 2022"
+
+    gradient: Literal["plain", "guided"] = "plain"
+    segments: int = 200
+    spacing: float = 0.2
+    compactness: float = 10.0
+    score: Score = "logit"
+
+    def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
+        """Relevance (N, T, H, W), constant in each supervoxel; `gradient=guided` needs ReLU modules."""
+        maps = self.pooled(self._gradients(model, frames, targets))
+        return torch.stack([self._averaged(clip, values) for clip, values in zip(frames, maps, strict=True)])
+
+    def _gradients(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
+        if self.gradient == "guided":
+            require("relu_modules", model, frames)
+        guided = self.gradient == "guided"
+        with reversed_network(model.net, desalinet, "switches") if guided else nullcontext():
+            return input_gradient(model, model.normalise(frames), targets, self.score)
+
+    def _averaged(self, clip: Tensor, values: Tensor) -> Tensor:
+        """The mean over each supervoxel of values (T, H, W)."""
+        units = Units.of(supervoxels(clip, self.segments, self.spacing, self.compactness))
+        return units.means(values)[units.labels].to(values)
