@@ -12,28 +12,11 @@ from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.rewrite import Add, Mean
 
 from ._excitation import Rule, divide, excited, pass_on, pool, scale, unrolled, weigh
+from ._graph import AVERAGES, IDENTITIES, NORMS, REARRANGING, WEIGHTED, described, is_size, rearranges
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-AVERAGES = (
-    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, Mean),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-)
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-# Their gradient hands on what comes: to the unit that was the maximum, or that was put elsewhere.
-PLAIN = (
-    *(nn.ReLU, nn.Flatten, nn.Unflatten),
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-)
-# fmt: off
-REARRANGEMENTS = frozenset({
-    "cat", "chunk", "clone", "contiguous", "flatten", "flip", "getitem", "movedim", "narrow", "permute", "reshape",
-    "select", "split", "squeeze", "stack", "swapaxes", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view",
-})
-# fmt: on
-SIZES = frozenset({"dim", "numel", "size"})
+# Their gradient hands on what comes.
+PLAIN = (nn.ReLU, *IDENTITIES, *REARRANGING)
 
 
 @contextmanager
@@ -86,7 +69,7 @@ class _Graph:
         found: dict[fx.Node, None] = {}
         for node in self.nodes:
             depends = any(source in found or self.module(source) is layer for source in node.all_input_nodes)
-            if depends and node.op != "output" and not _is_size(node):
+            if depends and node.op != "output" and not is_size(node):
                 found[node] = None
         return list(found)
 
@@ -95,7 +78,7 @@ class _Graph:
         node: fx.Node = self.nodes[-1]
         while not isinstance(self.module(node), WEIGHTED):
             through = isinstance(self.module(node), (*IDENTITIES, nn.Flatten)) or node in self.folded
-            if not (through or node.op == "output" or _name(node) in REARRANGEMENTS) or len(node.all_input_nodes) != 1:
+            if not (through or node.op == "output" or rearranges(node)) or len(node.all_input_nodes) != 1:
                 raise NotApplicableError("the contrast needs a linear layer or convolution that puts out the logits")
             (node,) = node.all_input_nodes
         return node
@@ -109,9 +92,9 @@ class _Graph:
         module = self.module(node)
         if isinstance(module, nn.LSTM):
             return _unrolling(module)
-        if node.op != "call_module" and _name(node) in REARRANGEMENTS:
+        if rearranges(node):
             return None
-        if isinstance(module, (*PLAIN, *IDENTITIES)) or (isinstance(module, Mean) and node in self.folded):
+        if isinstance(module, PLAIN) or (isinstance(module, Mean) and node in self.folded):
             return None
         return _handing_on(self._rule(node, module, dual))
 
@@ -128,7 +111,7 @@ class _Graph:
             return pool(module)
         if isinstance(module, Add):
             return divide
-        raise NotApplicableError(f"excitation backprop has no rule for {_described(node, module)}")
+        raise NotApplicableError(f"excitation backprop has no rule for {described(node, module)}")
 
 
 def _handing_on(rule: Rule) -> Hook:
@@ -150,16 +133,3 @@ def _unrolling(lstm: nn.LSTM) -> Hook:
         return unrolled(lstm, *args, *kwargs.values())
 
     return hook
-
-
-def _name(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
-
-
-def _is_size(node: fx.Node) -> bool:
-    asks_for_shape = _name(node) == "getattr" and node.args[1] in ("shape", "ndim", "dtype", "device")
-    return node.op != "call_module" and (_name(node) in SIZES or asks_for_shape)
-
-
-def _described(node: fx.Node, module: nn.Module) -> str:
-    return type(module).__name__ if node.op == "call_module" else f"the function {_name(node)}"

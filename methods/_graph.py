@@ -1,0 +1,48 @@
+"""Reading the graph of a rewritten network: which nodes only rearrange numbers, and what a user calls the others."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from vidattr_bench.rewrite import Mean
+
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+AVERAGES = (
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, Mean),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+)
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+# Their gradient hands on what comes: to the unit that was the maximum, or that was put elsewhere.
+REARRANGING = (
+    *(nn.Flatten, nn.Unflatten),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+)
+# fmt: off
+_FUNCTIONS = frozenset({
+    "cat", "chunk", "clone", "contiguous", "flatten", "flip", "getitem", "movedim", "narrow", "permute", "reshape",
+    "select", "split", "squeeze", "stack", "swapaxes", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+})
+# fmt: on
+_SIZES = frozenset({"dim", "numel", "size"})
+
+
+def rearranges(node: fx.Node) -> bool:
+    """Whether a node is a function that puts numbers elsewhere and leaves them as they are."""
+    return node.op != "call_module" and _name(node) in _FUNCTIONS
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether what a node gives depends on the shape of a tensor alone."""
+    asks_for_shape = _name(node) == "getattr" and node.args[1] in ("shape", "ndim", "dtype", "device")
+    return node.op != "call_module" and (_name(node) in _SIZES or asks_for_shape)
+
+
+def described(node: fx.Node, module: nn.Module) -> str:
+    """What a node does, in words for a user; `module` is what it calls, where it calls one."""
+    return type(module).__name__ if node.op == "call_module" else f"the function {_name(node)}"
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
