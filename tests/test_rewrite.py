@@ -135,3 +135,10 @@ def test_a_network_that_branches_on_its_data_is_refused():
 def test_mean_is_the_mean():
     x = torch.rand(2, 3, 4, 5)
     assert torch.equal(Mean((2, 3), True)(x), x.mean((2, 3), keepdim=True))
+
+
+def test_a_subclass_of_a_layer_stays_a_module():
+    rewritten = modular(as_model(lambda: video.r3d_18(num_classes=5)), small_batch(1).frames)
+    assert not [node for node in rewritten.net.graph.nodes if node.op in ("call_function", "get_attr")]
+    kinds = Counter(type(rewritten.net.get_submodule(name)).__name__ for name in used(rewritten))
+    assert (kinds["Conv3d"], kinds["Conv3DSimple"]) == (4, 16)
