@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -15,7 +14,7 @@ from vidattr_bench.supervoxels import supervoxels
 from vidattr_bench.units import Units
 
 from ._gradients import ChannelPooled, Score, input_gradient
-from ._reversed import desalinet, reversed_network
+from .guided_backprop import GuidedBackprop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +40,17 @@ class SWAGV(ChannelPooled):
     score: Score = "logit"
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
-        """Relevance (N, T, H, W), constant in each supervoxel; `gradient=guided` needs ReLU modules."""
+        """Relevance (N, T, H, W), constant in each supervoxel; `gradient=guided` needs what `guided_backprop` does."""
         maps = self.pooled(self._gradients(model, frames, targets))
         return torch.stack([self._averaged(clip, values) for clip, values in zip(frames, maps, strict=True)])
 
     def _gradients(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
-        if self.gradient == "guided":
-            require("relu_modules", model, frames)
-        guided = self.gradient == "guided"
-        with reversed_network(model.net, desalinet, "switches") if guided else nullcontext():
+        """(N, C, T, H, W)."""
+        if self.gradient == "plain":
             return input_gradient(model, model.normalise(frames), targets, self.score)
+        for name in GuidedBackprop.requires:
+            require(name, model, frames)
+        return GuidedBackprop().signal(model, frames, targets, self.score)
 
     def _averaged(self, clip: Tensor, values: Tensor) -> Tensor:
         """The mean over each supervoxel of values (T, H, W)."""

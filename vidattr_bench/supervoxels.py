@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ import torch
 from skimage.segmentation import slic
 from torch import Tensor
 
-LAB = 100.0  # L of Lab runs from 0 to 100; features in [0, 1] are worth as much
+WHITE = 100.0  # in Lab, where black is 0; pixels that are not RGB are compared in [0, 1]
 
 
 def supervoxels(pixels: Tensor, segments: int = 200, spacing: float = 0.2, compactness: float = 10.0) -> Tensor:
@@ -20,7 +19,8 @@ def supervoxels(pixels: Tensor, segments: int = 200, spacing: float = 0.2, compa
     A function of the pixels in single precision and of the options alone; the last clips are remembered.
 
     Args:
-        pixels: (C, T, H, W) in [0, 1]; colours are compared in Lab where C is 3, else as they are.
+        pixels: (C, T, H, W) in [0, 1]; stretched to that range, they are compared in Lab where C is 3,
+            else as they are.
         segments: S, about; SLIC starts from the nearest regular grid and joins small parts to their neighbours.
         spacing: the distance from a frame to the next, that from a pixel to the next being 1: below 1 supervoxels
             reach over more frames than pixels.
@@ -33,6 +33,8 @@ def supervoxels(pixels: Tensor, segments: int = 200, spacing: float = 0.2, compa
     """
     if pixels.ndim != 4:
         raise ValueError(f"pixels must be (C, T, H, W); their shape is {tuple(pixels.shape)}")
+    if min(segments, spacing, compactness) <= 0:
+        raise ValueError(f"segments={segments}, spacing={spacing} and compactness={compactness} must be positive")
     # Bytes as a key are compared in full: two clips never share a partition by chance.
     values = _channels_last(pixels)
     labels = _remembered(values.tobytes(), values.shape, segments, spacing, compactness)
@@ -43,33 +45,23 @@ def supervoxels(pixels: Tensor, segments: int = 200, spacing: float = 0.2, compa
 def _remembered(
     data: bytes, shape: tuple[int, ...], segments: int, spacing: float, compactness: float
 ) -> npt.NDArray[np.int64]:
-    return _slic(np.frombuffer(data, np.float32).reshape(shape), segments, spacing, compactness, lab=shape[-1] == 3)
+    return _slic(np.frombuffer(data, np.float32).reshape(shape), segments, spacing, compactness)
 
 
-def partition(features: Tensor, segments: int = 200, spacing: float = 0.2, compactness: float = 10.0) -> Tensor:
-    """As `supervoxels`, by any features (F, T, H, W); a difference of 1 counts as black against white does there."""
-    return torch.from_numpy(_slic(_channels_last(features), segments, spacing, compactness, lab=False))
-
-
-def _channels_last(features: Tensor) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = features.detach().movedim(0, -1).float().cpu().contiguous().numpy()
+def _channels_last(pixels: Tensor) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[np.float32] = pixels.detach().movedim(0, -1).float().cpu().contiguous().numpy()
     return array
 
 
-def _slic(
-    features: npt.NDArray[Any], segments: int, spacing: float, compactness: float, *, lab: bool
-) -> npt.NDArray[np.int64]:
-    """The partition of features (T, H, W, F), in double precision."""
-    if min(segments, spacing, compactness) <= 0:
-        raise ValueError(f"segments={segments}, spacing={spacing} and compactness={compactness} must be positive")
-    if not lab:  # scikit-image stretches features to [0, 1], but not what they are compared with
-        compactness /= LAB * (float(np.ptp(features)) or 1.0)
+def _slic(pixels: npt.NDArray[np.float32], segments: int, spacing: float, compactness: float) -> npt.NDArray[np.int64]:
+    """The partition of pixels (T, H, W, C), found in double precision."""
+    in_lab = pixels.shape[-1] == 3
     labels = slic(
-        features.astype(np.float64),
+        pixels.astype(np.float64),
         n_segments=segments,
-        compactness=compactness,
+        compactness=compactness if in_lab else compactness / WHITE,
         spacing=(spacing, 1.0, 1.0),
-        convert2lab=lab,
+        convert2lab=in_lab,
         start_label=0,
     )
     numbers: npt.NDArray[np.int64] = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
