@@ -48,12 +48,12 @@ class _Graph:
     def __init__(self, net: fx.GraphModule) -> None:
         self.nodes = list(net.graph.nodes)
         self.modules: dict[str, nn.Module] = dict(net.named_modules())
-        followers = {node: self._follower(node) for node in self.nodes if isinstance(self.module(node), WEIGHTED)}
-        self.folded = {node: by for by, node in followers.items() if node is not None}
+        self.followers = {node: self._follower(node) for node in self.nodes if isinstance(self.module(node), WEIGHTED)}
+        self.folded = set(self.followers.values()) - {None}
 
-    def module(self, node: fx.Node) -> nn.Module:
-        """The module that a node calls; an empty one for a function."""
-        return self.modules[str(node.target)] if node.op == "call_module" else nn.Module()
+    def module(self, node: fx.Node | None) -> nn.Module:
+        """The module that a node calls; an empty one where it calls none."""
+        return nn.Module() if node is None or node.op != "call_module" else self.modules[str(node.target)]
 
     def _follower(self, node: fx.Node) -> fx.Node | None:
         """The batch norm or mean that alone takes what a node puts out."""
@@ -100,7 +100,7 @@ class _Graph:
 
     def _rule(self, node: fx.Node, module: nn.Module, dual: bool) -> Rule:
         if isinstance(module, WEIGHTED):
-            follower = self.module(next((norm for norm, by in self.folded.items() if by is node), self.nodes[0]))
+            follower = self.module(self.followers[node])
             norm, average = (follower if isinstance(follower, kind) else None for kind in (NORMS, Mean))
             return weigh(module, norm, average, dual)
         if isinstance(module, NORMS):
