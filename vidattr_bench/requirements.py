@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidattr_bench import linearity
 from vidattr_bench.attention import tokens
 from vidattr_bench.errors import NotApplicableError, PluginError, did_you_mean
 from vidattr_bench.model import VideoModel
@@ -132,6 +133,27 @@ def _nodes(root: Any) -> set[Any]:
     return seen
 
 
+def piecewise_linear(model: VideoModel, frames: Tensor) -> str | None:
+    """Everything between the layers is a ReLU or a maximum, and so the logits are linear piece by piece."""
+    _, nodes = _graph(model, frames, ())
+    others = {node for node in linearity.nonlinear(nodes) if not linearity.is_homogeneous(node)}
+    return f"the network is not linear piece by piece: it uses {_in_words(others)}" if others else None
+
+
+def rescale_rules(model: VideoModel, frames: Tensor) -> str | None:
+    """All that is not linear is an elementwise activation or a max-pooling module, or becomes one when rewritten."""
+    made, nodes = _graph(model, frames, (*linearity.ELEMENTWISE, *linearity.MAX_POOLS))
+    others = linearity.nonlinear(nodes - made)
+    return f"DeepLIFT has no rule for this network's {_in_words(others)}" if others else None
+
+
+def _in_words(nodes: set[Any]) -> str:
+    """What the autograd nodes compute."""
+    products = {node: "product of activations" for node in nodes if linearity.is_product(node)}
+    names = {products.get(node) or _OTHER_ACTIVATIONS.get(node.name()) or linearity.kind(node) for node in nodes}
+    return ", ".join(sorted(names))
+
+
 def linear_head(model: VideoModel, frames: Tensor) -> str | None:
     """The logits are a linear map of a layer's channel-wise global average."""
     return _reason(lambda: model.linear_head(model.normalise(frames)))
@@ -158,6 +180,8 @@ def _reason(ask: Callable[[], object]) -> str | None:
 CHECKS: dict[str, Callable[[VideoModel, Tensor], str | None]] = {
     "relu_modules": relu_modules,
     "max_pool_modules": max_pool_modules,
+    "piecewise_linear": piecewise_linear,
+    "rescale_rules": rescale_rules,
     "linear_head": linear_head,
     "feature_layer": feature_layer,
     "attention": attention,
