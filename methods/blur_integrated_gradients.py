@@ -37,6 +37,7 @@ class BlurIntegratedGradients(SignedMethod):
 
     reference = "Xu et al. 2020, arXiv:2004.03383"
     signed = True
+    variants = ("steps=50",)
     quick = "steps=5"
 
     sigma_max: float = 0.22
