@@ -100,6 +100,13 @@ def recorded_attention() -> Iterator[list[Tensor]]:
         yield matrices
 
 
+def attends(model: VideoModel, x: Tensor) -> bool:
+    """Whether the network computes any attention on normalised clips like x."""
+    with torch.no_grad(), recorded_attention() as matrices:
+        model.net(x[:1])
+    return bool(matrices)
+
+
 @dataclasses.dataclass(frozen=True)
 class Attention:
     """One attention of a network, on one clip: m matrices (n, n), one a head and group of tokens.
