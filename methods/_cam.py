@@ -55,7 +55,7 @@ class ClassActivationMap(SignedMethod):
 
 @dataclasses.dataclass(frozen=True)
 class LayerMap(ClassActivationMap):
-    """Base of those that read any layer.
+    """Base of those that read any layer: where it is named, the model needs no feature layer.
 
     Attributes:
         sign: signed or absolute, where `relu=false` leaves a sign.
@@ -76,6 +76,8 @@ class LayerMap(ClassActivationMap):
         super().__post_init__()
         if self.back < 0:
             raise ValueError(f"back={self.back} must not be negative")
+        if self.layer is not None:
+            object.__setattr__(self, "requires", ())
 
     def layer_read(self, model: VideoModel, x: Tensor) -> str:
         """The name of the layer read on clips like x."""

@@ -13,8 +13,9 @@ from ._cam import GradientMap
 class LayerCAM(GradientMap):
     """Activations of the feature layer times the positive part of the score's gradient, cell by cell, added up.
 
-    The map is ReLU(sum_j relu(g_j) A_j): channels speak only for the target. It is made for any layer of a network,
-    early ones included.
+    The map is ReLU(sum_j relu(g_j) A_j): channels speak only for the target. It is made for earlier layers, too; where
+    a linear head follows on the layer's global average it is close to Grad-CAM++'s map, so `--methods all` reads the
+    layer before.
 
     Attributes:
         sign: signed or absolute, where `relu=false` leaves a sign.
@@ -25,6 +26,7 @@ class LayerCAM(GradientMap):
     """
 
     reference = "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943"
+    variants = ("back=1",)
 
     def weights(self, A: Tensor, g: Tensor) -> Tensor:
         """The positive gradient of each cell."""
