@@ -91,13 +91,13 @@ class Written(nn.Module):
         self.pool1, self.pool2, self.lrn = (
             nn.MaxPool3d((1, 3, 2), padding=(0, 1, 0)),
             nn.MaxPool3d(2),
-            nn.LocalResponseNorm(3),
+            nn.LocalResponseNorm(3, alpha=10.0),
         )
 
     def forward(self, x):
         if self.functional:
             x = self.again(self.conv1(x))
-            x = F.local_response_norm(F.max_pool3d(x, (1, 3, 2), padding=(0, 1, 0)), 3)
+            x = F.local_response_norm(F.max_pool3d(x, (1, 3, 2), padding=(0, 1, 0)), 3, alpha=10.0)
             x = self.again(x + self.conv2(x))
             x = F.max_pool3d(self.conv3(x).relu(), kernel_size=2)
         else:
