@@ -218,6 +218,11 @@ def test_ablation_cam_at_a_linear_head_is_the_share_of_each_channel_in_the_logit
     assert_same(native("ablation_cam:relu=false", wide, batch), expected, rtol=1e-3)
 
 
+def test_a_pooled_linear_head_sees_nothing_but_means(wide, batch):
+    zero, mean = (native(f"ablation_cam:relu=false,ablation={ablation}", wide, batch) for ablation in ("zero", "mean"))
+    assert mean.abs().max() < 1e-5 * zero.abs().max()
+
+
 def score_cam_by_hand(model, batch, layer, fill, score, weigh):
     """One clip and one channel at a time; `weigh` makes weights of the scores and of that of the filled clip."""
     A, _ = activations_and_gradients(model, layer, batch)
