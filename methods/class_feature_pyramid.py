@@ -106,7 +106,7 @@ class ClassFeaturePyramid(SignedMethod):
     def _mean_volume(self, pyramid: Pyramid, size: tuple[int, int, int]) -> Tensor:
         total, kernels = torch.zeros(size), 0
         for volume, count in pyramid.volumes():
-            total += torch.from_numpy(spline_zoom(volume.cpu().numpy(), size, self.zoom))
+            total += torch.from_numpy(spline_zoom(volume.float().cpu().numpy(), size, self.zoom))
             kernels += count
         return total / max(kernels, 1)
 
