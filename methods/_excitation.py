@@ -135,7 +135,7 @@ def unrolled(lstm: nn.LSTM, x: Tensor, start: tuple[Tensor, Tensor] | None = Non
     The gates are constants. The output of a step, h_t = o tanh(c_t), passes what it gets on to its cell; the cell,
     c_t = f c_{t-1} + i g, divides it between the cell before and the candidate by the positive parts of the two terms;
     the candidate, g = tanh(W x_t + U h_{t-1} + b), gives it to x_t and h_{t-1} as a layer with weights [W U] does.
-    Bargal et al. ("Excitation backprop for RNNs", CVPR 2018) train LSTMs with ReLU in the place of tanh, whose states
+    Bargal et al. ("Excitation backprop for RNNs", CVPR 2018) use LSTMs with ReLU in the place of tanh, whose states
     are not negative; here negative states are taken as 0, as equation 10 wants it.
 
     Args:
