@@ -47,7 +47,9 @@ def real(spec: str) -> tuple[VideoModel, Batch]:
 SMALL: Mapping[str, Subject] = {name: partial(small, build) for name, build in NETWORKS.items()}
 REAL: Mapping[str, Subject] = {
     "R(2+1)D-Light": partial(real, f"r2plus1d_light:checkpoint={MODELS / 'ucf101_r2plus1d_light_112.pth'}"),
-    "LRCN": partial(real, f"lrcn:checkpoint={MODELS / 'ucf50_lrcn_64x20.h5'},labels={MODELS / 'ucf50_labels.txt'}"),
+    "LRCN": partial(
+        real, f"lrcn:checkpoint={MODELS / 'ucf50_lrcn_64x20.h5'},classes_file={MODELS / 'ucf50_labels.txt'}"
+    ),
 }
 
 

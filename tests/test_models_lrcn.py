@@ -92,7 +92,7 @@ def frames(n=2, t=20, seed=0):
 def test_it_computes_what_keras_computes(tmp_path, root):
     write_keras(tmp_path / "own.h5", arrays(), root)
     (tmp_path / "labels.txt").write_text("\n".join(CLASSES))
-    model = create_model(f"lrcn:checkpoint={tmp_path}/own.h5,labels={tmp_path}/labels.txt").build()
+    model = create_model(f"lrcn:checkpoint={tmp_path}/own.h5,classes_file={tmp_path}/labels.txt").build()
     assert model.classes == tuple(CLASSES)
     clips = frames()
     expected = np.stack([keras_logits(arrays(), clip.permute(1, 2, 3, 0).numpy()) for clip in clips])
@@ -117,7 +117,8 @@ def test_the_real_network_computes_what_keras_computes(real_data):
 @pytest.mark.real
 def test_real_clips_that_it_gets_right(real_data):
     files = real_data / "models"
-    model = create_model(f'lrcn:checkpoint="{files}/ucf50_lrcn_64x20.h5",labels="{files}/ucf50_labels.txt"').build()
+    spec = f'lrcn:checkpoint="{files}/ucf50_lrcn_64x20.h5",classes_file="{files}/ucf50_labels.txt"'
+    model = create_model(spec).build()
     videos = [path for path in (real_data / "ucf101").glob("UCF-101/*/*") if path.parent.name in model.classes]
     predicted = {path: model.classes[model(sample_clip(path, model.input).frames[None]).argmax()] for path in videos}
     right = {path.stem.removeprefix("v_") for path, name in predicted.items() if name == path.parent.name}
@@ -184,7 +185,7 @@ def test_files_that_it_refuses(tmp_path):
     write_keras(path, arrays())
     (tmp_path / "labels.txt").write_text("close\nopen")
     with pytest.raises(ModelError, match="names 2 classes, and the weights have 5"):
-        create_model(f"{spec},labels={tmp_path}/labels.txt").build()
+        create_model(f"{spec},classes_file={tmp_path}/labels.txt").build()
 
 
 def test_no_pickle_is_read(tmp_path):

@@ -29,14 +29,14 @@ class LRCN(ModelEntry):
 
     Attributes:
         checkpoint: trained weights: a HDF5 file of Keras, read with h5py (no code in it is run), or what `train` wrote.
-        labels: names of the classes, one a line in the order of the logits, where the checkpoint does not carry them.
+        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
     """
 
     name: ClassVar[str] = "lrcn"
     input: ClassVar[ClipInput] = ClipInput(length=20, anchor="spread", size=(64, 64), crop="none")
 
     checkpoint: Path | None = None
-    labels: Path | None = None
+    classes_file: Path | None = None
 
     def network(self, classes: int) -> nn.Module:
         """The untrained network with `classes` logits; RGB clips (N, 3, T, 64, 64) -> logits (N, classes)."""
@@ -45,15 +45,17 @@ class LRCN(ModelEntry):
     def build(self) -> VideoModel:
         """The trained model; raises `ModelError` where files are missing, cannot be read or do not fit."""
         if self.checkpoint is None:
-            raise ModelError(f"{self.name} has no weights of its own; give {self.name}:checkpoint=FILE,labels=FILE")
+            raise ModelError(
+                f"{self.name} has no weights of its own; give {self.name}:checkpoint=FILE,classes_file=FILE"
+            )
         state, extras = _load(self.checkpoint)
-        classes = read_classes(self.labels) if self.labels else class_names(extras, self.checkpoint)
+        classes = read_classes(self.classes_file) if self.classes_file else class_names(extras, self.checkpoint)
         net = self.network(len(state.get("head.bias", ())))
         fit(net, state, self.checkpoint)
         if classes and len(classes) != len(state["head.bias"]):
             raise ModelError(
-                f"{self.labels or self.checkpoint} names {len(classes)} classes, and the weights have "
-                f"{len(state['head.bias'])}; give the labels file of this checkpoint"
+                f"{self.classes_file or self.checkpoint} names {len(classes)} classes, and the weights have "
+                f"{len(state['head.bias'])}; give the classes_file of this checkpoint"
             )
         described = {"input": self.input, **preprocessing(extras, self.checkpoint)}
         return VideoModel(net, classes, **described, feature_layer="cnn.relu3", name=self.name)
