@@ -12,8 +12,8 @@ from vidattr_bench.model import VideoModel
 from vidattr_bench.rewrite import hookable
 
 from ._baselines import Baseline, baseline_clips, score_difference
-from ._gradients import target_score
-from ._rescale import rescaled
+from ._gradients import input_gradient
+from ._rescale import recorded, rescaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +37,14 @@ class DeepLIFT(SignedMethod):
     baseline: Baseline = "black"
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
-        """The clip and its baseline go forward and backward together."""
-        return (2, 2)
+        """The baseline goes forward, the clip forward and backward."""
+        return (2, 1)
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
-        """Relevance (N, T, H, W); clip by clip, so memory is that of two clips."""
+        """Relevance (N, T, H, W); clip by clip, so memory is that of one clip and of its baseline's activations."""
         hooked = hookable(model, frames)
         clips = zip(model.normalise(frames), self.baselines(model, frames), targets, strict=True)
-        with rescaled(hooked.net):
-            return torch.stack([_shares(hooked, *clip) for clip in clips])
+        return torch.stack([_shares(hooked, *clip) for clip in clips])
 
     def baselines(self, model: VideoModel, frames: Tensor) -> Tensor:
         """The baseline of each clip, normalised, (N, C, T, H, W)."""
@@ -59,8 +58,9 @@ class DeepLIFT(SignedMethod):
 
 
 def _shares(model: VideoModel, x: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
-    """Multipliers times differences of one clip x (C, T, H, W), summed over the channels; `model.net` is rescaled."""
-    x = x.detach().requires_grad_()
-    score = target_score(model.logits(torch.stack([x, baseline])), target.expand(2))[0]
-    (multipliers,) = torch.autograd.grad(score, x)
-    return (multipliers * (x.detach() - baseline)).sum(0)
+    """Multipliers times differences of one clip x (C, T, H, W), summed over the channels."""
+    with torch.no_grad(), recorded(model.net) as references:
+        model.logits(baseline[None])
+    with rescaled(model.net, references):
+        multipliers = input_gradient(model, x[None], target[None])[0]
+    return (multipliers * (x - baseline)).sum(0)

@@ -16,8 +16,9 @@ from vidattr_bench.errors import NotApplicableError, PluginError
 from vidattr_bench.fixtures import CLASSES, SIZE, SmallNet, as_model, explain, small_batch, small_model
 from vidattr_bench.methods._biases import bias_gradients
 from vidattr_bench.methods._noisy import standard_noise
+from vidattr_bench.methods._rescale import recorded, rescaled
 from vidattr_bench.methods.full_grad import full_gradient
-from vidattr_bench.plugins import create, load
+from vidattr_bench.plugins import create
 from vidattr_bench.randomness import derive
 
 T, H, W = SIZE
@@ -65,17 +66,18 @@ class PoolingNet(PlainNet):
         return self.head(self.activation(self.conv2(x)).mean((2, 3, 4)))
 
 
-class RecurrentFrames(nn.Module):
+class FrameByFrame(nn.Module):
     """2-D convolutions frame by frame, averaged over the frames at the end."""
 
-    def __init__(self):
+    def __init__(self, time_axis=1):
         super().__init__()
+        self.time_axis = time_axis
         self.conv, self.norm, self.head = nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.Linear(6, len(CLASSES))
 
     def forward(self, x):
-        n, t = len(x), x.shape[2]
-        features = torch.relu(self.norm(self.conv(x.transpose(1, 2).flatten(0, 1)))).mean((2, 3))
-        return self.head(features).view(n, t, -1).mean(1)
+        frames = x.movedim(2, self.time_axis)
+        features = F.max_pool2d(torch.relu(self.norm(self.conv(frames.flatten(0, 1)))), 3, 2).mean((2, 3))
+        return self.head(features).unflatten(0, frames.shape[:2]).mean(self.time_axis)
 
 
 class Shifted(nn.Module):
@@ -238,9 +240,9 @@ def test_signs_cancel_before_the_channels_are_pooled():
 
 
 @pytest.mark.parametrize("name", [*NOISY, "gradient_shap:noise=0.1,samples=25"])
-def test_draws_depend_on_the_seed_alone(name, monkeypatch):
-    """Neither the chunk nor the target changes what is drawn."""
-    model, batch = as_model(QuadraticNet), small_batch(1)
+def test_draws_do_not_depend_on_chunks(name, monkeypatch):
+    """On a clip whose numbers do not come in sixteens either, as torch draws them."""
+    model, batch = small_model(), small_batch(1, (5, 17, 23))
     method = create("methods", name)
     expected = explain(method, model, batch)
     for module in ("_noisy", "gradient_shap"):
@@ -321,6 +323,8 @@ NETS = {
     "SiLU": lambda: PoolingNet(nn.SiLU),
     "Hardswish in place": lambda: PlainNet(lambda: nn.Hardswish(inplace=True)),
     "PReLU": lambda: PlainNet(nn.PReLU),
+    "frames in the batch": FrameByFrame,
+    "clips among the frames": lambda: FrameByFrame(time_axis=0),
 }
 
 
@@ -333,21 +337,25 @@ def test_deep_lift_adds_up(build, baseline):
     torch.testing.assert_close(total, differences(method, model, batch), rtol=1e-4, atol=1e-5)
 
 
-def test_deep_lift_shares_out_a_maximum_by_hand():
-    """Clip (1, 5), baseline (3, 2): of the gain 5 - 3 all goes to the second; the other way round to where 3 lay."""
-
-    class Maximum(nn.Module):
-        def forward(self, x):
-            return F.max_pool3d(x, (1, 1, 2)).flatten(1).repeat(1, len(CLASSES))
-
-    rescaled = load("methods", "deep_lift").attribute.__globals__["rescaled"]
-    net = nn.Sequential(nn.MaxPool3d((1, 1, 2)), nn.Flatten())
-    for pair, expected in (([[1.0, 5.0], [3.0, 2.0]], [0.0, 2.0]), ([[3.0, 2.0], [1.0, 5.0]], [0.0, -2.0])):
-        x = torch.tensor(pair).view(2, 1, 1, 1, 2).requires_grad_()
-        with rescaled(net):
-            (multipliers,) = torch.autograd.grad(net(x)[0, 0], x)
-        shares = multipliers[0] * (x[0] - x[1]).detach()
-        torch.testing.assert_close(shares.flatten(), torch.tensor(expected))
+@pytest.mark.parametrize(
+    ("clip", "baseline", "expected"),
+    [
+        ((1.0, 5.0), (3.0, 2.0), (0.0, 2.0)),  # a gain of 2 goes to where the clip's maximum lies
+        ((3.0, 2.0), (1.0, 5.0), (0.0, -2.0)),  # a loss of 2 goes to where the baseline's maximum lay
+        ((4.0, 1.0), (3.0, 2.0), (1.0, 0.0)),
+        ((3.0, 1.0), (2.0, 3.0), (0.0, 0.0)),
+    ],
+)
+def test_deep_lift_shares_out_a_maximum_by_hand(clip, baseline, expected):
+    net = nn.MaxPool3d((1, 1, 2))
+    x, reference = (torch.tensor(values).view(1, 1, 1, 1, 2) for values in (clip, baseline))
+    with torch.no_grad(), recorded(net) as references:
+        net(reference)
+    x.requires_grad_()
+    with rescaled(net, references):
+        (multipliers,) = torch.autograd.grad(net(x).sum(), x)
+    shares = multipliers * (x.detach() - reference)
+    torch.testing.assert_close(shares.flatten(), torch.tensor(expected))
 
 
 def test_deep_lift_of_a_clip_that_is_its_own_baseline_is_zero():
@@ -373,7 +381,7 @@ RELU_NETS = {
     "in place": lambda: SmallNet(lambda: nn.ReLU(inplace=True)),
     "overlapping max-pooling": PoolingNet,
     "PReLU": lambda: PlainNet(nn.PReLU),
-    "2-D frames": RecurrentFrames,
+    "2-D frames": FrameByFrame,
     "r3d_18": lambda: r3d_18(num_classes=len(CLASSES)),
 }
 
