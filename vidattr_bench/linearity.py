@@ -15,7 +15,18 @@ ELEMENTWISE: tuple[type[nn.Module], ...] = (
 MAX_POOLS: tuple[type[nn.Module], ...] = (nn.MaxPool2d, nn.MaxPool3d)
 
 _SUMS = ("AccumulateGrad", "Add", "Sub", "Neg", "Mean", "Sum", "Clone", "Alias", "ToCopy", "Expand")
-_VIEWS = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Permute", "Transpose", "T")
+_VIEWS = (
+    "View",
+    "UnsafeView",
+    "ReshapeAlias",
+    "Squeeze",
+    "Unsqueeze",
+    "Permute",
+    "Transpose",
+    "T",
+    "Roll",
+    "AsStrided",
+)
 _PARTS = ("Cat", "Stack", "Split", "SplitWithSizes", "Unbind", "Slice", "Select", "IndexSelect", "Index")
 _AVERAGES = ("AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "MkldnnAdaptiveAvgPool2D")
 _PADDINGS = ("ConstantPadNd", "ReflectionPad3D", "ReplicationPad3D")
@@ -25,6 +36,7 @@ _BATCH_NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm")
 _PRODUCTS = frozenset({*_BATCH_NORMS, "Convolution", "Addmm", "Mm", "Bmm", "Baddbmm", "Mv", "Mul", "Div"})
 _MAXIMA = ("Max", "Amax", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "AdaptiveMaxPool3D")
 _HOMOGENEOUS = frozenset({*_MAXIMA, "Relu", "LeakyRelu", "PreluKernel"})
+_WORDS = {"NativeLayerNorm": "layer norm", "NativeGroupNorm": "group norm", "Softmax": "softmax"}
 
 
 def is_linear(node: Any) -> bool:
@@ -49,6 +61,13 @@ def is_product(node: Any) -> bool:
 def kind(node: Any) -> str:
     """What an autograd node differentiates: Relu of ReluBackward0."""
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
+
+
+def in_words(node: Any) -> str:
+    """What an autograd node that is not linear is called in the field, where the field has another name."""
+    if kind(node).startswith("ScaledDotProduct"):
+        return "attention"
+    return "a product of activations" if is_product(node) else _WORDS.get(kind(node), kind(node))
 
 
 def nonlinear(nodes: Iterable[Any]) -> set[Any]:

@@ -144,14 +144,12 @@ def rescale_rules(model: VideoModel, frames: Tensor) -> str | None:
     """All that is not linear is an elementwise activation or a max-pooling module, or becomes one when rewritten."""
     made, nodes = _graph(model, frames, (*linearity.ELEMENTWISE, *linearity.MAX_POOLS))
     others = linearity.nonlinear(nodes - made)
-    return f"DeepLIFT has no rule for this network's {_in_words(others)}" if others else None
+    return f"DeepLIFT has no rule for what the network uses: {_in_words(others)}" if others else None
 
 
 def _in_words(nodes: set[Any]) -> str:
     """What the autograd nodes compute."""
-    products = {node: "product of activations" for node in nodes if linearity.is_product(node)}
-    names = {products.get(node) or _OTHER_ACTIVATIONS.get(node.name()) or linearity.kind(node) for node in nodes}
-    return ", ".join(sorted(names))
+    return ", ".join(sorted({_OTHER_ACTIVATIONS.get(node.name(), linearity.in_words(node)) for node in nodes}))
 
 
 def linear_head(model: VideoModel, frames: Tensor) -> str | None:
