@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vidattr_bench import substrates
 from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 
@@ -21,7 +22,8 @@ class AdaptiveOcclusion(SignedMethod):
     """How far the target's score drops when a volume that moves with the scene is replaced, added up at each voxel.
 
     Boxes on a grid in the first frame are carried along by the optical flow at their centres until they leave the clip;
-    each is replaced together with those whose motion over the clip is most similar (cosine of their flows).
+    each is replaced together with those whose motion over the clip is most similar (cosine of their flows). A voxel that
+    no volume covers gets 0.
 
     Attributes:
         sign: signed or absolute.
@@ -36,6 +38,7 @@ class AdaptiveOcclusion(SignedMethod):
         score: the target's logit or probability.
 
     Raises:
+        PluginError: the substrate is unknown.
         ValueError: boxes are empty, larger than a frame, or leave gaps between them.
     """
 
@@ -53,6 +56,7 @@ class AdaptiveOcclusion(SignedMethod):
     score: Score = "prob"
 
     def __post_init__(self) -> None:
+        substrates.create(self.substrate)
         if not (0 < self.size <= 1 and 0 < self.stride <= 1) or self.similar < 0:
             raise ValueError(
                 f"size={self.size} and stride={self.stride} must lie in (0, 1], similar={self.similar} not be negative"

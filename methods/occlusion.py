@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from vidattr_bench import substrates
 from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 
@@ -30,6 +31,7 @@ class Occlusion(SignedMethod):
         score: the target's logit or probability.
 
     Raises:
+        PluginError: the substrate is unknown.
         ValueError: a window is empty or larger than the clip, or windows leave gaps.
     """
 
@@ -46,6 +48,7 @@ class Occlusion(SignedMethod):
     score: Score = "logit"
 
     def __post_init__(self) -> None:
+        substrates.create(self.substrate)
         if self.frames < 1 or not 0 < self.size <= 1:
             raise ValueError(f"frames={self.frames} must be at least 1, and size={self.size} lie in (0, 1]")
         if not 1 <= self.frame_stride <= self.frames or not 0 < self.stride <= 1:

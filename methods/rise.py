@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidattr_bench import substrates
 from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 
@@ -36,6 +37,7 @@ class RISE(SignedMethod):
         score: the target's logit or probability.
 
     Raises:
+        PluginError: the substrate is unknown.
         ValueError: no masks, no cells, or p is no probability between 0 and 1.
     """
 
@@ -53,6 +55,7 @@ class RISE(SignedMethod):
     score: Score = "prob"
 
     def __post_init__(self) -> None:
+        substrates.create(self.substrate)
         if min(self.masks, self.frames, self.cells) < 1 or not 0 < self.p < 1:
             raise ValueError(f"masks, frames and cells must be at least 1, and p={self.p} lie between 0 and 1")
 
