@@ -9,14 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vidattr_bench.attention import Attention, Tokens, recorded_attention, tokens
+from vidattr_bench.attention import recorded_attention
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.model import VideoModel
+from vidattr_bench.tokens import Attention, Tokens, tokens_of
 
 
 def attend(model: VideoModel, x: Tensor) -> tuple[Tokens, list[Tensor], Tensor]:
     """The tokens, the matrices (..., n, n) of every attention, and the logits (1, K) of one clip x (1, C, T, H, W)."""
-    found = tokens(model, x)
+    found = tokens_of(model, x)
     with recorded_attention() as matrices:
         logits = model.logits(x)
     if len(matrices) != len(found.attentions):

@@ -7,9 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from vidattr_bench.attention import Attention
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
+from vidattr_bench.tokens import Attention
 
 from ._attention import attend, on_patches, passed_on
 

@@ -9,11 +9,12 @@ from torch import nn
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-from vidattr_bench.attention import Interception, recorded_attention, tokens
+from vidattr_bench.attention import Interception, recorded_attention
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import CLASSES, NETWORKS, SmallNet, as_model, explain, small_batch
 from vidattr_bench.plugins import create
 from vidattr_bench.small_networks import SmallDividedTransformer, SmallVideoTransformer
+from vidattr_bench.tokens import tokens_of
 
 T, H, W = 6, 20, 28
 GRID = (3, 5, 7)
@@ -190,7 +191,7 @@ class MeanPooled(SmallVideoTransformer):
 
 def test_without_a_class_token_the_patches_are_read_and_frames_may_be_embedded_one_by_one(batch):
     model = as_model(MeanPooled)
-    found = tokens(model, batch.frames)
+    found = tokens_of(model, batch.frames)
     assert found.grid == (6, 4, 5)
     torch.testing.assert_close(found.read, torch.full((120,), 1 / 120))
     rollout = native("attention_rollout", model, batch)
@@ -376,7 +377,7 @@ def test_the_probe_leaves_the_network_as_it_was_and_is_not_counted(batch):
     model = as_model(NETWORKS["divided attention"])
     before = model(batch.frames)
     counted = model.calls.forwards
-    tokens(model, model.normalise(batch.frames))
+    tokens_of(model, model.normalise(batch.frames))
     assert model.calls.forwards == counted
     assert torch.equal(model(batch.frames), before)
     assert not any(module._forward_hooks for module in model.modules())

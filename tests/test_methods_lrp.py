@@ -197,6 +197,19 @@ def test_the_canonical_network_computes_the_same_without_batch_norm(batch):
     assert model.weights_hash() == as_model(ResidualNet).weights_hash()
 
 
+def test_a_mean_over_axes_shares_like_average_pooling(batch):
+    class ByMean(SmallNet):
+        def forward(self, x):
+            return self.head(self.activation1(self.conv1(x)).mean((2, 3, 4)))
+
+    class ByPooling(SmallNet):
+        def forward(self, x):
+            return self.head(self.average(self.activation1(self.conv1(x))).flatten(1))
+
+    mean, pooling = (explain(lrp("epsilon_plus"), as_model(build), batch) for build in (ByMean, ByPooling))
+    torch.testing.assert_close(mean, pooling)
+
+
 def test_a_tensor_added_to_itself_gives_each_half(batch):
     class Twice(SmallNet):
         def forward(self, x):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vidattr_bench import linearity
-from vidattr_bench.attention import tokens
 from vidattr_bench.errors import NotApplicableError, PluginError, did_you_mean
 from vidattr_bench.model import VideoModel
 from vidattr_bench.rewrite import hookable, modular
+from vidattr_bench.tokens import tokens_of
 
 # What else may act as a nonlinearity, by the name of its autograd node; only ReLU has a reversal rule.
 _OTHER_ACTIVATIONS = {
@@ -164,7 +164,7 @@ def feature_layer(model: VideoModel, frames: Tensor) -> str | None:
 
 def attention(model: VideoModel, frames: Tensor) -> str | None:
     """Attention among all patches, or divided into frames and places, that is told by its matrices alone."""
-    return _reason(lambda: tokens(model, model.normalise(frames)))
+    return _reason(lambda: tokens_of(model, model.normalise(frames)))
 
 
 def _reason(ask: Callable[[], object]) -> str | None:
