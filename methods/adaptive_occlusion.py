@@ -22,8 +22,8 @@ class AdaptiveOcclusion(SignedMethod):
     """How far the target's score drops when a volume that moves with the scene is replaced, added up at each voxel.
 
     Boxes on a grid in the first frame are carried along by the optical flow at their centres until they leave the clip;
-    each is replaced together with those whose motion over the clip is most similar (cosine of their flows). A voxel that
-    no volume covers gets 0.
+    each is replaced together with those whose motion over the clip is most similar (cosine of their flows). Where no
+    volume comes, relevance is 0.
 
     Attributes:
         sign: signed or absolute.
