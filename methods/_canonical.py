@@ -40,11 +40,11 @@ def canonical(model: VideoModel, frames: Tensor) -> VideoModel:
     x = model.normalise(frames)
     try:
         rewritten = modular(model, frames)
+        return rewritten.with_net(_canonical(rewritten.net), {}, x)
     except NotApplicableError as reason:
         if attends(model, x):
             raise NotApplicableError("relevance propagation has no rule for attention") from reason
         raise
-    return rewritten.with_net(_canonical(rewritten.net), {}, x)
 
 
 def _canonical(net: nn.Module) -> fx.GraphModule:
