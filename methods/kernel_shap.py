@@ -39,7 +39,7 @@ class KernelShap(SupervoxelMethod):
     reference = "Lundberg & Lee 2017, arXiv:1705.07874; pairs: Covert & Lee 2021, arXiv:2012.01536"
     signed = True
     stochastic = True
-    variants = ("samples=500,segments=100",)
+    variants = ("samples=300,segments=50",)
     quick = "samples=80,segments=20"
 
     samples: int | None = None

@@ -32,17 +32,24 @@ class LIME(SupervoxelMethod):
         samples: clips scored, the whole one included.
         width: of the kernel, as the authors count it: a sample weighs sqrt(exp(-d^2 / width^2)).
         ridge: penalty on the squared weights, 0 for ordinary least squares.
+
+    Raises:
+        ValueError: fewer than two samples, or a width that is not positive.
     """
 
     reference = "Ribeiro et al. 2016, arXiv:1602.04938"
     signed = True
     stochastic = True
-    variants = ("samples=500",)
+    variants = ("samples=300",)
     quick = "samples=40,segments=8"
 
     samples: int = 1000
     width: float = 0.25
     ridge: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.samples < 2 or self.width <= 0:
+            raise ValueError(f"samples={self.samples} must be at least 2, and width={self.width} positive")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward of every sample."""

@@ -39,6 +39,9 @@ class XRAI3D(SignedMethod):
         pool: max (authors' code) or sum over the channels.
         steps: points of each path at which the gradient is taken.
         score: the target's logit or probability.
+
+    Raises:
+        ValueError: there is no size, or `smallest` is not positive.
     """
 
     reference = "Kapishnikov et al. 2019, arXiv:1906.02825"
@@ -55,6 +58,10 @@ class XRAI3D(SignedMethod):
     pool: Literal["max", "sum"] = "max"
     steps: int = 100
     score: Score = "logit"
+
+    def __post_init__(self) -> None:
+        if not self.segments or self.smallest < 1:
+            raise ValueError(f"segments={self.segments} must name a size, and smallest={self.smallest} be positive")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward and a backward at every step of both paths."""

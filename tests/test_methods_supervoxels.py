@@ -191,10 +191,20 @@ def test_more_coalitions_come_nearer_to_the_shapley_values():
     assert errors[0] > 2.5 * errors[1] > 2.5 * 2.5 * errors[2]
 
 
-@pytest.mark.parametrize("samples", [0, 7])
-def test_kernel_shap_takes_pairs_only(samples):
-    with pytest.raises(PluginError, match="must be an even number"):
-        create("methods", f"kernel_shap:samples={samples}")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("kernel_shap:samples=0", "must be an even number"),
+        ("kernel_shap:samples=7", "must be an even number"),
+        ("lime:samples=1", "at least 2"),
+        ("lime:width=0.0", "positive"),
+        ("xrai_3d:smallest=0", "positive"),
+        ('xrai_3d:segments="[]"', "name a size"),
+    ],
+)
+def test_senseless_options_are_refused(text, reason):
+    with pytest.raises(PluginError, match=reason):
+        create("methods", text)
 
 
 def test_a_clip_in_one_piece_gets_all_of_the_difference(model, batch):
