@@ -60,6 +60,7 @@ class ChannelPooled(SignedMethod):
     def __post_init__(self) -> None:
         if self.sign == "absolute" and self.pool != "sum":
             raise ValueError(f"sign=absolute belongs to pool=sum; pool={self.pool} has no sign")
+        object.__setattr__(self, "signed", self.pool == "sum")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """One forward and one backward."""

@@ -58,6 +58,7 @@ class RISE(SignedMethod):
         substrates.create(self.substrate)
         if min(self.masks, self.frames, self.cells) < 1 or not 0 < self.p < 1:
             raise ValueError(f"masks, frames and cells must be at least 1, and p={self.p} lie between 0 and 1")
+        object.__setattr__(self, "signed", self.score == "logit")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward for every mask."""

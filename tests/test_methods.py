@@ -9,6 +9,7 @@ from torch import nn
 
 from vidattr_bench.errors import PluginError
 from vidattr_bench.fixtures import CLASSES, SmallNet, as_model, explain, small_batch, small_model
+from vidattr_bench.method_checks import sign_is_declared
 from vidattr_bench.model import VideoModel
 from vidattr_bench.plugins import create
 
@@ -161,3 +162,22 @@ def test_blurred_controls_are_blurred_frame_by_frame(name, model, batch):
 
 def test_oracle_is_the_tubes(model, batch):
     assert torch.equal(explain(create("methods", "oracle"), model, batch), batch.tubes.float())
+
+
+@pytest.mark.parametrize(
+    ("text", "signed"),
+    [
+        ("gradient", False),
+        ("gradient:pool=sum", True),
+        ("deconvnet:pool=sum", True),
+        ("smooth_grad:pool=sum,samples=3", True),
+        ("grad_cam:relu=false", True),
+        ("rise:masks=8", False),
+        ("rise:masks=8,score=logit", True),
+        ("smooth:of=(gradient:pool=sum),samples=2", True),
+    ],
+)
+def test_the_options_decide_whether_there_is_a_sign(text, signed):
+    method = create("methods", text)
+    assert method.signed is signed
+    sign_is_declared(method, small_model())
