@@ -189,6 +189,50 @@ def test_version_changes_with_the_file_and_its_helpers(folder):
     assert plugins.version(method) != first
 
 
+def test_version_changes_with_what_the_file_imports_from_its_folder(folder):
+    drop(folder, "dropped_brightness", METHOD.format(name="Brightness", alias="dropped_bright"))
+    drop(
+        folder,
+        "dropped_twin",
+        "from .dropped_brightness import Brightness as _Base\n\n\nclass Twin(_Base):\n    pass\n",
+    )
+    method = plugins.create("methods", "dropped_twin")
+    first = plugins.version(method)
+    drop(folder, "dropped_brightness", METHOD.format(name="Brightness", alias="dropped_light"))
+    assert plugins.version(method) != first
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("smooth:of=(grad_cam)", "smooth"),
+        ("smooth:of=gradient,samples=3", "smooth:of=gradient,samples=3"),
+        ("smooth:of=(blurred:of=(grad_cam:pool=frame))", "smooth:of=(blurred:of=(grad_cam:pool=frame))"),
+        ("selective_relevance:of=(salinet:pool=l2)", "selective_relevance:of=(gradient:pool=l2)"),
+    ],
+)
+def test_a_spec_nests_in_another(text, label):
+    method = plugins.create("methods", text)
+    assert plugins.label("methods", method) == label
+    for written in (label, plugins.full_spec("methods", method)):
+        assert plugins.create("methods", written) == method
+    assert "pool=" in plugins.full_spec("methods", method)
+
+
+def test_a_nested_spec_that_makes_no_sense_is_named():
+    with pytest.raises(PluginError, match="did you mean grad_cam"):
+        plugins.create("methods", "smooth:of=(gradcam)")
+    with pytest.raises(PluginError, match="poool"):
+        plugins.create("methods", "smooth:of=(grad_cam:poool=frame)")
+    with pytest.raises(PluginError, match="sees the truth"):
+        plugins.create("methods", "smooth:of=oracle")
+
+
+def test_version_changes_with_what_a_wrapper_holds():
+    one, other = (plugins.create("methods", f"smooth:of={name}") for name in ("grad_cam", "edges"))
+    assert plugins.version(one) != plugins.version(other)
+
+
 def test_listing_imports_neither_torch_nor_a_plugin():
     printed = python(
         """

@@ -189,14 +189,30 @@ def full_spec(kind: str, plugin: Any, *, places: bool = True) -> str:
 
 
 def version(plugin: Any) -> str:
-    """SHA-256 (16 hex digits) of the sources of a plug-in: its file, the helpers `_*.py` beside it, what it holds."""
+    """SHA-256 (16 hex digits) of the sources of a plug-in.
+
+    They are its file, the helpers `_*.py` and the other plug-ins beside it that it imports, and the plug-ins it holds.
+    """
     path = Path(inspect.getfile(type(plugin)))
     digest = hashlib.sha256()
-    for file in [path, *sorted(path.parent.glob("_[!_]*.py"))]:
+    for file in [*_imported_beside(path), *sorted(path.parent.glob("_[!_]*.py"))]:
         digest.update(file.read_bytes())
     for name in _nested_kinds(type(plugin)):
         digest.update(version(getattr(plugin, name)).encode())
     return digest.hexdigest()[:16]
+
+
+def _imported_beside(path: Path) -> list[Path]:
+    """A file, and the plug-ins of its folder that it imports relatively, they themselves included."""
+    found, rest = [], [path]
+    while rest:
+        file = rest.pop()
+        found.append(file)
+        nodes = ast.walk(_parse(file, file.stat().st_mtime_ns))
+        names = sorted(n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module)
+        beside = [path.with_name(f"{name}.py") for name in names if not name.startswith("_")]
+        rest += [other for other in beside if other.is_file() and other not in (*found, *rest)]
+    return found
 
 
 def _built_in(kind: str) -> Iterator[Plugin]:

@@ -24,8 +24,9 @@ from vidattr_bench.store import Store
 
 # Files whose code decides the numbers of every row, whatever the plug-ins.
 _ENGINE = (
-    *("clip", "evaluation", "method", "metric", "model", "perturbation", "randomness", "requirements", "rewrite"),
-    *("rows", "stills", "substrates", "transform", "units", "video"),
+    *("attention", "clip", "evaluation", "linearity", "method", "metric", "model", "perturbation", "randomness"),
+    *("requirements", "rewrite", "rows", "stills", "substrates", "supervoxels", "tokens", "transform", "units"),
+    "video",
 )
 _PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "captum", "zennit", "numpy", "scipy", "scikit-image"),
