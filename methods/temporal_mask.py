@@ -40,7 +40,7 @@ class TemporalMask(AttributionMethod):
     """
 
     reference = "Mänttäri et al. 2020, arXiv:2002.00367"
-    variants = ("iterations=100", "iterations=100,perturbation=reverse")
+    variants = ("iterations=50", "iterations=50,perturbation=reverse")
     quick = "iterations=2"
 
     perturbation: Literal["freeze", "reverse"] = "freeze"
