@@ -17,8 +17,8 @@ class ExtremalPerturbation(MaskOptimisation):
     rate .01, growth 1.0035, the logit as the reward, sigma 21, random flips, and the masks before the last step.
 
     With fewer iterations the weight grows less: to 849 at 1200, to 303 at 10. At the rate of .05 masks need some 300
-    steps to reach their areas, so that a small budget takes a greater rate; it decides by the gradients near the
-    unmasked clip what is preserved.
+    steps to reach their areas, so that a small budget takes a greater rate; what it preserves is decided by the
+    gradients near the unmasked clip.
 
     Attributes:
         areas: share of the region that each mask preserves, each in (0, 1).

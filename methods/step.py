@@ -25,7 +25,9 @@ class STEP(MaskOptimisation):
     compete for. Their code also rounds the ellipsoid's volume down, lets its loss set in a step later, and returns the
     masks before the last step.
 
-    A budget of fewer iterations needs a greater `rate`, as with extremal perturbations, and an earlier `core_start`.
+    With fewer iterations the weight of the area loss grows less: to 849 at 1200, to 303 at 10. So that masks reach their
+    areas a small budget takes a greater `rate`, and so that the core loss finds masks as far developed as the authors'
+    do, a `core_start` for which rate times core_start stays 5.
 
     Attributes:
         areas: share of the region that each mask preserves, each in (0, 1).
@@ -45,7 +47,7 @@ class STEP(MaskOptimisation):
     """
 
     reference = "Li et al. 2021, arXiv:2005.00375"
-    variants = ("core_start=1,iterations=10,rate=1",)
+    variants = ("core_start=5,iterations=10,rate=1",)
     quick = "core_start=1,iterations=2"
 
     core_frames: int = 8
