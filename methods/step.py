@@ -25,9 +25,9 @@ class STEP(MaskOptimisation):
     compete for. Their code also rounds the ellipsoid's volume down, lets its loss set in a step later, and returns the
     masks before the last step.
 
-    With fewer iterations the weight of the area loss grows less: to 849 at 1200, to 303 at 10. So that masks reach their
-    areas a small budget takes a greater `rate`, and so that the core loss finds masks as far developed as the authors'
-    do, a `core_start` for which rate times core_start stays 5.
+    With fewer iterations the weight of the area loss grows less: to 849 at 1200, to 303 at 10. A small budget takes a
+    greater `rate`, so that masks reach their areas, and a `core_start` for which rate times core_start stays 5, so that
+    the core loss finds masks as far developed as the authors' are.
 
     Attributes:
         areas: share of the region that each mask preserves, each in (0, 1).
