@@ -51,7 +51,8 @@ class MaskedClip:
     @torch.no_grad()
     def scores(self, removed: Tensor) -> Tensor:
         """The target's scores (M,) with masks (M, T, H, W) in [0, 1] removed, 1 = replaced; M forwards in chunks."""
-        return torch.cat([self._scores_of(self._replace(m, self._clips[: len(m)])) for m in torch.split(removed, CHUNK)])
+        chunks = torch.split(removed, CHUNK)
+        return torch.cat([self._scores_of(self._replace(chunk, self._clips[: len(chunk)])) for chunk in chunks])
 
     def _scores_of(self, clips: Tensor) -> Tensor:
         return target_score(self.model.logits(clips), self.target.expand(len(clips)), self.score)

@@ -4,28 +4,18 @@ from functools import cache
 
 import pytest
 
-from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import NETWORKS, as_model
 from vidattr_bench.method import AttributionMethod
-from vidattr_bench.method_checks import applicability, quickly
+from vidattr_bench.method_checks import applicability, quickly, suited_model
 from vidattr_bench.model import VideoModel
 from vidattr_bench.plan import all_methods
-from vidattr_bench.testing import CHECKS, explain, small_batch, small_model
+from vidattr_bench.testing import CHECKS, small_batch
 
 
 @cache
 def subject(text: str) -> tuple[AttributionMethod, VideoModel]:
-    """The method, and the first small network that it applies to."""
     method = quickly(text)
-    reasons = []
-    for model in (small_model(), *map(as_model, NETWORKS.values())):
-        try:
-            explain(method, model, small_batch(1))
-        except NotApplicableError as reason:
-            reasons.append(str(reason))
-        else:
-            return method, model
-    raise AssertionError(f"{text} applies to no small network: {reasons}")
+    return method, suited_model(method)
 
 
 @pytest.mark.parametrize("check", CHECKS["methods"], ids=lambda check: check.__name__)

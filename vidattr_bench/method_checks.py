@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vidattr_bench import plugins, spec
 from vidattr_bench.clip import Batch
 from vidattr_bench.errors import NotApplicableError
-from vidattr_bench.fixtures import explain, model_without, small_batch
+from vidattr_bench.fixtures import NETWORKS, as_model, explain, model_without, small_batch, small_model
 from vidattr_bench.method import AttributionMethod, SignedMethod, Wrapper, hook_tables
 from vidattr_bench.model import VideoModel
 
@@ -31,6 +31,21 @@ def quickly(text: str) -> AttributionMethod:
     quick = spec.parse(f"{given.name}:{cls.quick}".rstrip(":"))
     method: AttributionMethod = plugins.configure(cls, spec.Spec(given.name, {**given.options, **quick.options}))
     return method
+
+
+def suited_model(method: AttributionMethod) -> VideoModel:
+    """The first small network that a method applies to; raises `NotApplicableError` with the reasons of all."""
+    reasons = []
+    for model in (small_model(), *map(as_model, NETWORKS.values())):
+        try:
+            explain(method, model, small_batch(1))
+        except NotApplicableError as reason:
+            reasons.append(str(reason))
+        else:
+            return model
+    raise NotApplicableError(
+        f"{type(method).__name__} applies to no small network: {'; '.join(dict.fromkeys(reasons))}"
+    )
 
 
 def documented(method: AttributionMethod, model: VideoModel) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from vidattr_bench.datamodule import ClipDataModule
 from vidattr_bench.fixtures import SmallNet, as_model, explain, small_batch, small_model
 from vidattr_bench.method import AttributionMethod
-from vidattr_bench.method_checks import METHOD_CHECKS
+from vidattr_bench.method_checks import METHOD_CHECKS, quickly, suited_model
 from vidattr_bench.metric import Metric
 from vidattr_bench.model import ModelEntry, VideoModel
 from vidattr_bench.plugin_checks import DATASET_CHECKS, METRIC_CHECKS, MODEL_CHECKS, as_video_model, small_case
@@ -29,6 +29,7 @@ __all__ = [
     "check_metric",
     "check_model",
     "explain",
+    "quickly",
     "small_batch",
     "small_case",
     "small_model",
@@ -47,13 +48,13 @@ def check_method(method: AttributionMethod, model: VideoModel | None = None) -> 
 
     Args:
         method: a configured method.
-        model: one it applies to, on the CPU, for clips of any size; by default a small convolutional network.
+        model: one it applies to, on the CPU, for clips of any size; by default the first small network that it does.
 
     Raises:
         AssertionError: the contract that does not hold.
         NotApplicableError: the method does not apply to the model.
     """
-    _run("methods", method, model or small_model())
+    _run("methods", method, model or suited_model(method))
 
 
 def check_metric(metric: Metric) -> None:
