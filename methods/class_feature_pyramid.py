@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,11 +30,7 @@ class ClassFeaturePyramid(SignedMethod):
     divides by the sum, scales again and keeps the kernels behind the channels that reach the threshold. Shortcuts are
     left out. A kept kernel's activations are enlarged by cubic splines, and the map is their mean.
 
-    What was kept is told by `graph`, ready for JSON, and drawn by `picture`:
-
-        method = vidattr_bench.create("methods", "class_feature_pyramid:depth=4")
-        json.dumps(method.graph(model, frames, targets))
-        method.picture(model, frames[:1], targets[:1], Path("pyramid.png"))
+    What was kept is told by `graph`, ready for JSON, and drawn by `picture`; the command `sheet` writes both.
 
     The authors' code scales by the weights of all classes (`scale=all`), lets a kernel of a grouped convolution read
     the channels of all groups, and draws one map for each kept kernel.
@@ -96,6 +93,13 @@ class ClassFeaturePyramid(SignedMethod):
         """Draw the pyramid of one clip, frames (1, C, T, H, W), into a PNG file."""
         (pyramid,), (target,) = self.pyramids(model, frames, targets), targets.tolist()
         draw(pyramid, frames[0], model.classes[target] if model.classes else f"class {target}", path)
+
+    def illustrate(self, model: VideoModel, frames: Tensor, targets: Tensor, stem: Path) -> list[Path]:
+        """Write the graph of one clip as JSON and its picture."""
+        graph, picture = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".png"))
+        graph.write_text(json.dumps(self.graph(model, frames, targets)[0], indent=1), encoding="utf-8")
+        self.picture(model, frames, targets, picture)
+        return [graph, picture]
 
     def _scaled(self, weights: Tensor) -> Tensor:
         """The head's weights (K, C), scaled by row or as a whole."""

@@ -1,5 +1,7 @@
 """`sheet` draws the maps of the clips that are asked for, and says which methods have none."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +20,15 @@ def test_a_page_a_clip_and_a_word_about_what_has_no_map(tmp_path, capsys):
     assert "test-00003: grad_cam:layer=head: not_applicable" in said.replace("\n", " ")
     with Image.open(tmp_path / "test-00003.png") as page:
         assert np.asarray(page).std() > 20
+
+
+def test_what_a_method_shows_beside_its_map_lies_beside_the_page(tmp_path):
+    methods = ["class_feature_pyramid", "class_feature_pyramid:depth=1"]
+    assert main(["sheet", "--methods", *methods, "--output", str(tmp_path)]) == 0
+    graphs = sorted(tmp_path.glob("*.json"))
+    assert len(graphs) == 2
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    assert {"target", "layers", "edges"} == set(json.loads(graphs[0].read_text()))
 
 
 def test_clips_are_spaced_over_the_split_where_none_is_named(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
@@ -22,7 +24,7 @@ from vidattr_bench.text import printable, slug
 
 
 def write(settings: Settings, clips: Sequence[str], folder: Path, console: Console) -> list[Path]:
-    """Write `<clip>.png` a clip into `folder`; what has no map is told on the console.
+    """Write `<clip>.png` a clip into `folder`, and what else a method illustrates; what has no map is told.
 
     Args:
         settings: data set, model, methods, target, seed; `limit` clips, evenly spaced, where `clips` names none.
@@ -54,21 +56,40 @@ def _pages(subject: Subject, plan: Plan, refs: Sequence[ClipRef], folder: Path, 
         if work.batch is None:
             console.print(printable(f"{ref.id}: {work.unreadable[0].reason}"), style="red", markup=False)
             continue
+        with torch.inference_mode(False), torch.no_grad():
+            evaluation = Evaluation(subject, work.batch)
+            maps = _maps(evaluation, console)
+            files = list(_illustrations(evaluation, list(maps), folder / slug(ref.id)))
         path = folder / f"{slug(ref.id)}.png"
-        _page(subject, work.batch, console).save(path)
-        console.print(str(path), markup=False, highlight=False)
+        _page(work.batch, maps).save(path)
+        for file in (path, *files):
+            console.print(str(file), markup=False, highlight=False)
         yield path
 
 
-def _page(subject: Subject, batch: Batch, console: Console) -> Image.Image:
-    with torch.inference_mode(False), torch.no_grad():
-        evaluation = Evaluation(subject, batch)
-        maps = {}
-        for label, method in subject.methods.items():
-            explained = evaluation.explain(label, subject.seeds(method)[0])
-            if 0 in explained.problems:
-                console.print(printable(f"{batch.ids[0]}: {label}: {': '.join(explained.problems[0])}"), markup=False)
-            else:
-                maps[label] = explained.relevance[0].cpu().numpy()
+def _maps(evaluation: Evaluation, console: Console) -> dict[str, NDArray[np.float32]]:
+    """The map of every method that has one; the others are told."""
+    maps = {}
+    for label, method in evaluation.subject.methods.items():
+        explained = evaluation.explain(label, evaluation.subject.seeds(method)[0])
+        if 0 in explained.problems:
+            reason = ": ".join(explained.problems[0])
+            console.print(printable(f"{evaluation.batch.ids[0]}: {label}: {reason}"), markup=False)
+        else:
+            maps[label] = explained.relevance[0].cpu().numpy()
+    return maps
+
+
+def _illustrations(evaluation: Evaluation, labels: Sequence[str], stem: Path) -> Iterator[Path]:
+    """What else methods show of the clip."""
+    frames, targets = evaluation.batch.frames, evaluation.targets
+    for label in labels:
+        method = evaluation.subject.methods[label]
+        yield from method.illustrate(
+            evaluation.subject.model, frames, targets, stem.with_name(f"{stem.name}-{slug(label)}")
+        )
+
+
+def _page(batch: Batch, maps: Mapping[str, NDArray[np.float32]]) -> Image.Image:
     frames = (batch.frames[0].permute(1, 2, 3, 0) * 255).round().byte().cpu().numpy()
     return pictures.contact_sheet(frames, maps, batch.tubes[0].cpu().numpy())

@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -64,6 +65,13 @@ class AttributionMethod(ABC):
     def promised_total(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor | None:
         """What the relevance of each clip adds up to in theory, (N,); None where the method promises nothing."""
         return None
+
+    def illustrate(self, model: VideoModel, frames: Tensor, targets: Tensor, stem: Path) -> list[Path]:
+        """Write what else there is to see of one clip, frames (1, C, T, H, W), into files that `stem` begins.
+
+        `python -m vidattr_bench sheet` asks for it; most methods have nothing but their map.
+        """
+        return []
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """Forwards and backwards it takes to explain one clip (C, T, H, W) in [0, 1], as the model counts them."""
