@@ -29,11 +29,19 @@ _OPACITY = (20, 255)
 _COLOURS = "turbo"
 
 
-def scaled(relevance: NDArray[np.floating[Any]]) -> Shown:
-    """Relevance (T, H, W) in [0, 1] by its least and its largest value; zeros where all are equal."""
+def scaled(relevance: NDArray[np.floating[Any]], saturated: float = 0) -> Shown:
+    """Relevance (T, H, W) in [0, 1] by its least and its largest value; zeros where all are equal.
+
+    A share `saturated` of the voxels at either end is shown alike, so that a few outliers do not hide all others; not
+    where that leaves no difference.
+    """
     values = np.asarray(relevance, dtype=np.float32)
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+    for share in (saturated, 0):
+        low, high = np.quantile(values, [share, 1 - share])
+        if high > low:
+            shown: Shown = ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
+            return shown
+    return np.zeros_like(values)
 
 
 def heat(frames: Frames, shown: Shown) -> Frames:
@@ -89,6 +97,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Heat tubes of many methods on one page: strips as `strip` draws them, `abreast` of them side by side.
 
+    Signed maps in fine grain are shown as well, since half a percent of the voxels at either end saturates.
+
     Args:
         frames: uint8 (T, H, W, 3).
         maps: relevance (T, H, W) by label.
@@ -100,7 +110,7 @@ def contact_sheet(
         ValueError: a map or the tube has another size than the frames.
     """
     chosen = evenly_spaced(len(frames), columns)
-    clip, *rows = _rows(frames, maps, tube, "heat", chosen).items()
+    clip, *rows = _rows(frames, maps, tube, "heat", chosen, saturated=0.005).items()
     length = max(1, math.ceil(len(rows) / abreast))
     parts = [dict([clip, *rows[at : at + length]]) for at in range(0, max(1, len(rows)), length)]
     sheets = [_sheet(part, [f"frame {at + 1}" for at in chosen]) for part in parts]
@@ -116,6 +126,7 @@ def _rows(
     tube: Mask | None,
     style: str,
     chosen: Sequence[int],
+    saturated: float = 0,
 ) -> dict[str, Frames]:
     """The chosen frames of the plain clip, then of every map drawn on it, enlarged, by label."""
     _check_sizes(frames, {**maps, "tube": frames[..., 0] if tube is None else tube})
@@ -123,7 +134,7 @@ def _rows(
     plain = _enlarged(frames[chosen], factor)
     rows = {"clip": plain}
     for label, relevance in maps.items():
-        rows[label] = STYLES[style](plain, _enlarged_map(scaled(relevance)[chosen], factor))
+        rows[label] = STYLES[style](plain, _enlarged_map(scaled(relevance, saturated)[chosen], factor))
     return rows if tube is None else {label: _outlined(row, tube[chosen]) for label, row in rows.items()}
 
 
