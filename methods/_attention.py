@@ -30,7 +30,7 @@ def passed_on(r: Tensor, matrices: Tensor, attention: Attention) -> Tensor:
 
     Copies of a token, such as the class token's in every frame, each pass on all of r.
     """
-    given = torch.einsum("gi,gij->gj", r[attention.groups], matrices)
+    given = torch.einsum("gi,gij->gj", r[attention.groups], matrices.to(r))
     return torch.zeros_like(r).index_add(0, attention.groups.flatten(), given.flatten())
 
 

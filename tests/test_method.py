@@ -184,3 +184,16 @@ def test_a_requirement_is_found_out_once_a_clip_size(model):
 def test_not_applicable_beats_a_map_of_another_kind(batch):
     with pytest.raises(NotApplicableError, match="GELU"):
         explain(create("methods", "deconvnet"), small_model(nn.GELU), batch)
+
+
+def test_the_network_alone_follows_the_callers_autocast():
+    model, batch, seen = small_model(), small_batch(2), []
+    with (
+        model.net.conv2.register_forward_hook(lambda module, args, output: seen.append(output.dtype)),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        relevance = explain(create("methods", "gradient"), model, batch)
+        sums = batch.frames[:, 0].flatten(1) @ batch.frames[:, 0].flatten(1).T
+    assert set(seen) == {torch.bfloat16}
+    assert relevance.dtype == torch.float32
+    assert sums.dtype == torch.bfloat16

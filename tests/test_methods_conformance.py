@@ -3,13 +3,14 @@
 from functools import cache
 
 import pytest
+import torch
 
 from vidattr_bench.fixtures import NETWORKS, as_model
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.method_checks import applicability, quickly, suited_model
 from vidattr_bench.model import VideoModel
 from vidattr_bench.plan import all_methods
-from vidattr_bench.testing import CHECKS, small_batch
+from vidattr_bench.testing import CHECKS, explain, small_batch
 
 
 @cache
@@ -29,3 +30,18 @@ def test_contract(text, check):
 def test_a_verified_map_or_a_reason(text, network):
     reason = applicability(quickly(text), as_model(NETWORKS[network]), small_batch(2))
     assert reason == "" or len(reason.split()) > 3
+
+
+@pytest.mark.parametrize("text", all_methods())
+def test_autocast_reaches_the_network_alone(text):
+    method, model = subject(text)
+    batch = small_batch(2)
+    expected = explain(method, model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = explain(method, model, batch)
+        assert torch.is_autocast_enabled("cpu")
+    together = torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1]
+    assert found.dtype == torch.float32
+    assert together > 0.95
+    assert method.informed or torch.equal(found, expected)
+    assert model.calls.autocast is None

@@ -142,3 +142,14 @@ def test_a_subclass_of_a_layer_stays_a_module():
     assert not [node for node in rewritten.net.graph.nodes if node.op in ("call_function", "get_attr")]
     kinds = Counter(type(rewritten.net.get_submodule(name)).__name__ for name in used(rewritten))
     assert (kinds["Conv3d"], kinds["Conv3DSimple"]) == (4, 16)
+
+
+def test_a_lack_of_memory_is_not_remembered_as_a_network_that_cannot_be_followed():
+    model, frames = as_model(Functional), small_batch(1).frames
+
+    def fail(module, args):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with model.net.conv1.register_forward_pre_hook(fail), pytest.raises(torch.OutOfMemoryError):
+        modular(model, frames)
+    torch.testing.assert_close(modular(model, frames)(frames), model(frames))

@@ -88,8 +88,8 @@ class AttributionMethod(ABC):
     ) -> Tensor:
         """Relevance, float32 (N, T, H, W), larger = more evidence for the target.
 
-        Frames are cloned, gradients are on whatever mode the caller runs in, and no hook, gradient or changed mode
-        stays behind, even after an error.
+        Frames are cloned, gradients are on whatever mode the caller runs in, only the network itself follows the
+        caller's autocast, and no hook, gradient or changed mode stays behind, even after an error.
 
         Raises:
             NotApplicableError: the model lacks what the method requires.
@@ -100,7 +100,7 @@ class AttributionMethod(ABC):
         if frames.ndim != 5 or targets.shape != frames.shape[:1]:
             shapes = f"{tuple(frames.shape)} and {tuple(targets.shape)}"
             raise ValueError(f"frames must be (N, C, T, H, W) and targets (N,); their shapes are {shapes}")
-        with torch.inference_mode(False), torch.enable_grad(), _untouched(model):
+        with torch.inference_mode(False), torch.enable_grad(), _untouched(model), model.full_precision(frames.device):
             frames, targets = frames.detach().clone(), targets.to(frames.device, copy=True)
             for name in self.requires:
                 require(name, model, frames)

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -45,10 +45,17 @@ class ClipInput:
 
 @dataclasses.dataclass
 class Calls:
-    """Clips sent forward and backward through a model, counted exactly."""
+    """Clips sent forward and backward through a model, counted exactly, and the precision they are sent in.
+
+    Attributes:
+        forwards: clips sent forward.
+        backwards: clips sent backward.
+        autocast: type that the network alone computes in while all around it is in full precision; None: the caller's.
+    """
 
     forwards: int = 0
     backwards: int = 0
+    autocast: torch.dtype | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +140,30 @@ class VideoModel(nn.Module):
             ModelError: the network gives something else.
         """
         self.calls.forwards += len(x)
-        logits: Tensor = self.net(x)
+        with self._precision(x), _differentiable_recurrence(self.net, x):
+            logits: Tensor = self.net(x)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(f"the network must give logits (N, K) for {len(x)} clips; it gave {found}")
         if logits.requires_grad:
             logits.register_hook(lambda _: self._count_backward(len(x)))  # type: ignore[no-untyped-call]
-        return logits
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+    @contextmanager
+    def full_precision(self, device: torch.device) -> Iterator[None]:
+        """Inside, all but the network itself computes in full precision, whatever autocast the caller is in."""
+        before = self.calls.autocast
+        if torch.is_autocast_enabled(device.type):
+            self.calls.autocast = torch.get_autocast_dtype(device.type)
+        try:
+            with torch.autocast(device.type, enabled=False):
+                yield
+        finally:
+            self.calls.autocast = before
+
+    def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
+        dtype = self.calls.autocast
+        return nullcontext() if dtype is None else torch.autocast(x.device.type, dtype)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logits (N, K) of frames (N, C, T, H, W) in [0, 1]."""
@@ -258,6 +282,15 @@ class VideoModel(nn.Module):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _differentiable_recurrence(net: nn.Module, x: Tensor) -> AbstractContextManager[Any]:
+    """Without cuDNN where gradients of a recurrent layer are wanted: cuDNN has them in training mode only."""
+    recurrent = x.is_cuda and torch.is_grad_enabled() and any(isinstance(m, nn.RNNBase) for m in net.modules())
+    if not recurrent:
+        return nullcontext()
+    allow_tf32 = torch.backends.cudnn.allow_tf32
+    return torch.backends.cudnn.flags(enabled=False, allow_tf32=allow_tf32)
 
 
 @dataclasses.dataclass
