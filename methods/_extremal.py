@@ -14,6 +14,7 @@ from vidattr_bench.model import VideoModel
 
 from ._blur import blur
 from ._gradients import target_score
+from ._options import require_positive
 from ._smooth_max import MaskGenerator
 
 Region = Literal["frame", "padded"]
@@ -54,9 +55,7 @@ class MaskOptimisation(AttributionMethod):
     def __post_init__(self) -> None:
         if not self.areas or not all(0 < area < 1 for area in self.areas):
             raise ValueError(f"areas={list(self.areas)} must be shares between 0 and 1")
-        for name in ("iterations", "rate", "grid", "sigma", "blur", "smooth"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        require_positive(self, "iterations", "rate", "grid", "sigma", "blur", "smooth")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward and a backward for every area at every step."""

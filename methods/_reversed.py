@@ -117,18 +117,20 @@ class ReversedNetwork(ChannelPooled):
         pool: max_abs, l2, sum_abs or sum over the channels.
         sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
         unpool: where a signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
+        score: the target's logit or probability.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("relu_modules",)
     rule: ClassVar[staticmethod[[Tensor, Tensor], Tensor] | None] = None
 
     unpool: Unpool = "switches"
+    score: Score = "logit"
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W); `NotApplicableError` where `unpool=centre` meets pooling that is no module."""
         return self.pooled(self.signal(model, frames, targets))
 
-    def signal(self, model: VideoModel, frames: Tensor, targets: Tensor, score: Score = "logit") -> Tensor:
+    def signal(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """What the reversed network brings back to each clip, (N, C, T, H, W)."""
         rule = type(self).rule
         if self.unpool == "centre":
@@ -136,4 +138,4 @@ class ReversedNetwork(ChannelPooled):
         if rule is not None or self.unpool == "centre":
             model = hookable(model, frames)
         with reversed_network(model.net, rule, self.unpool):
-            return input_gradient(model, model.normalise(frames), targets, score)
+            return input_gradient(model, model.normalise(frames), targets, self.score)

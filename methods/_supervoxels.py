@@ -8,12 +8,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from vidattr_bench import substrates
 from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 from vidattr_bench.supervoxels import supervoxels
 
 from ._gradients import Score
 from ._masked import CHUNK, MaskedClip
+from ._options import require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,10 @@ class SupervoxelMethod(SignedMethod):
         compactness: what distance counts against colour.
         substrate: what replaces a supervoxel.
         score: the target's logit or probability.
+
+    Raises:
+        PluginError: the substrate is unknown.
+        ValueError: segments, spacing or compactness is not positive.
     """
 
     segments: int = 200
@@ -65,6 +71,10 @@ class SupervoxelMethod(SignedMethod):
     compactness: float = 10.0
     substrate: str = "mean"
     score: Score = "logit"
+
+    def __post_init__(self) -> None:
+        substrates.create(self.substrate)
+        require_positive(self, "segments", "spacing", "compactness")
 
     def labels(self, clip: Tensor) -> Tensor:
         """The supervoxel of each voxel of a clip (C, T, H, W) in [0, 1], int64 (T, H, W) on its device."""

@@ -15,6 +15,7 @@ from vidattr_bench.model import VideoModel
 from ._flow import follow, optical_flow, similar_motion
 from ._gradients import Score
 from ._masked import CHUNK, MaskedClip
+from ._options import require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class AdaptiveOcclusion(SignedMethod):
 
     Raises:
         PluginError: the substrate is unknown.
-        ValueError: boxes are empty, larger than a frame, or leave gaps between them.
+        ValueError: boxes are empty, larger than a frame, or leave gaps between them, or the flow has no warps or steps.
     """
 
     reference = "Uchiyama et al. 2023, arXiv:2207.12859"
@@ -57,6 +58,7 @@ class AdaptiveOcclusion(SignedMethod):
 
     def __post_init__(self) -> None:
         substrates.create(self.substrate)
+        require_positive(self, "flow_warps", "flow_iterations")
         if not (0 < self.size <= 1 and 0 < self.stride <= 1) or self.similar < 0:
             raise ValueError(
                 f"size={self.size} and stride={self.stride} must lie in (0, 1], similar={self.similar} not be negative"

@@ -11,6 +11,7 @@ from vidattr_bench.method import AttributionMethod, Wrapper
 from vidattr_bench.model import VideoModel
 
 from ._blur import blur
+from ._options import require_not_negative
 from .gradient import Gradient
 
 
@@ -25,6 +26,9 @@ class Blurred(Wrapper):
         of: the method whose map is blurred.
         space: standard deviation along rows and columns, as a share of the height H.
         time: standard deviation along time, as a share of the length T.
+
+    Raises:
+        ValueError: a standard deviation is negative, or the other method needs the tubes.
     """
 
     reference = "Rao et al. 2022, arXiv:2205.10435"
@@ -32,6 +36,10 @@ class Blurred(Wrapper):
     of: AttributionMethod = dataclasses.field(default_factory=Gradient)
     space: float = 0.05
     time: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_not_negative(self, "space", "time")
 
     def attribute(
         self, model: VideoModel, frames: Tensor, targets: Tensor, seeds: Sequence[int] | None = None

@@ -10,6 +10,8 @@ from torch import Tensor
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
 
+from ._options import require_positive
+
 
 @dataclasses.dataclass(frozen=True)
 class Centre(AttributionMethod):
@@ -17,12 +19,18 @@ class Centre(AttributionMethod):
 
     Attributes:
         sigma: standard deviation as a fraction of the height and of the width.
+
+    Raises:
+        ValueError: sigma is not positive.
     """
 
     reference = "Tatler 2007, doi:10.1167/7.14.4"
     informed = False
 
     sigma: float = 0.25
+
+    def __post_init__(self) -> None:
+        require_positive(self, "sigma")
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W) in (0, 1]."""

@@ -10,7 +10,7 @@ from ._reversed import ReversedNetwork
 
 @dataclasses.dataclass(frozen=True)
 class DeConvNet(ReversedNetwork):
-    """The target's logit sent back through the network, keeping at each ReLU the positive part of the signal alone.
+    """The target's score sent back through the network, keeping at each ReLU the positive part of the signal alone.
 
     Max-pooling sends a signal to the switches of the forward pass or to the centre of its window, LRN lets it through,
     convolutions transpose, biases drop. Forward information enters only through the switches: without max-pooling the
@@ -20,6 +20,7 @@ class DeConvNet(ReversedNetwork):
         pool: max_abs, l2, sum_abs or sum over the channels.
         sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
         unpool: where a signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
+        score: the target's logit or probability.
     """
 
     reference = "Zeiler & Fergus 2013, arXiv:1311.2901"

@@ -12,6 +12,7 @@ from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
 
 from ._blur import blur
+from ._options import require_not_negative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Edges(AttributionMethod):
 
     Attributes:
         blur: standard deviation of a Gaussian blur of every frame's map, as a fraction of the height.
+
+    Raises:
+        ValueError: blur is negative.
     """
 
     reference = "Adebayo et al. 2018, arXiv:1810.03292"
@@ -27,6 +31,9 @@ class Edges(AttributionMethod):
     variants = ("", "blur=0.05")
 
     blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "blur")
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W), not negative; the frame continues beyond its border by its outermost pixels."""

@@ -11,6 +11,7 @@ from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
 
 from ._blur import blur
+from ._options import require_not_negative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,9 @@ class FrameDifference(AttributionMethod):
 
     Attributes:
         blur: standard deviation of a Gaussian blur of every frame's map, as a fraction of the height.
+
+    Raises:
+        ValueError: blur is negative.
     """
 
     reference = "Bobick & Davis 2001, doi:10.1109/34.910878"
@@ -28,6 +32,9 @@ class FrameDifference(AttributionMethod):
     variants = ("", "blur=0.05")
 
     blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "blur")
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W) in [0, 1]; 0 where a clip has one frame."""

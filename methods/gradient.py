@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from torch import Tensor
-
-from vidattr_bench.model import VideoModel
-
-from ._gradients import Score
 from ._reversed import ReversedNetwork
 
 
@@ -29,9 +24,3 @@ class Gradient(ReversedNetwork):
     reference = "Simonyan et al. 2013, arXiv:1312.6034; Mahendran & Vedaldi 2016, doi:10.1007/978-3-319-46466-4_8"
     aliases = ("salinet",)
     requires = ()
-
-    score: Score = "logit"
-
-    def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
-        """Relevance (N, T, H, W); `NotApplicableError` where `unpool=centre` meets pooling that is no module."""
-        return self.pooled(self.signal(model, frames, targets, self.score))

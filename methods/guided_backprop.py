@@ -10,7 +10,7 @@ from ._reversed import ReversedNetwork
 
 @dataclasses.dataclass(frozen=True)
 class GuidedBackprop(ReversedNetwork):
-    """The target's logit sent back, keeping at each ReLU the positive signal where the ReLU's input was positive too.
+    """The target's score sent back, keeping at each ReLU the positive signal where the ReLU's input was positive too.
 
     This is DeSaliNet: the rule of the gradient and the rule of DeConvNet at once. Max-pooling sends a signal to the
     switches of the forward pass or to the centre of its window, LRN lets it through.
@@ -19,6 +19,7 @@ class GuidedBackprop(ReversedNetwork):
         pool: max_abs, l2, sum_abs or sum over the channels.
         sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
         unpool: where a signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
+        score: the target's logit or probability.
     """
 
     reference = "Springenberg et al. 2014, arXiv:1412.6806; Mahendran & Vedaldi 2016, doi:10.1007/978-3-319-46466-4_8"

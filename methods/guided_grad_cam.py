@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidattr_bench.model import VideoModel
 
-from ._gradients import ChannelPooled
+from ._gradients import ChannelPooled, Score
 from ._reversed import Unpool
 from .grad_cam import GradCAM
 from .guided_backprop import GuidedBackprop
@@ -25,6 +25,7 @@ class GuidedGradCAM(ChannelPooled):
         unpool: where its signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
         cam: Grad-CAM's mean of the gradients over (t, h, w): volume, or over (h, w): frame.
         layer: the layer that Grad-CAM reads; by default the model's feature layer.
+        score: the target's logit or probability, of both.
     """
 
     reference = "Selvaraju et al. 2017, arXiv:1610.02391"
@@ -33,6 +34,7 @@ class GuidedGradCAM(ChannelPooled):
     unpool: Unpool = "switches"
     cam: Literal["volume", "frame"] = "volume"
     layer: str | None = None
+    score: Score = "logit"
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """Two forwards and two backwards."""
@@ -40,5 +42,5 @@ class GuidedGradCAM(ChannelPooled):
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W)."""
-        guided = GuidedBackprop(pool=self.pool, unpool=self.unpool)(model, frames, targets)
-        return guided * GradCAM(pool=self.cam, layer=self.layer)(model, frames, targets)
+        guided = GuidedBackprop(pool=self.pool, unpool=self.unpool, score=self.score)(model, frames, targets)
+        return guided * GradCAM(pool=self.cam, layer=self.layer, score=self.score)(model, frames, targets)

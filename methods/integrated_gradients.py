@@ -14,6 +14,7 @@ from vidattr_bench.model import VideoModel
 from ._baselines import Baseline, baseline_clips, score_difference
 from ._gradients import Score, target_score
 from ._masked import CHUNK_WITH_GRADIENTS
+from ._options import require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,9 @@ class IntegratedGradients(SignedMethod):
         baseline: white, or black, mean or blur, as the substrates of these names.
         steps: points of the path at which the gradient is taken.
         score: the target's logit or probability.
+
+    Raises:
+        ValueError: there are no steps.
     """
 
     reference = "Sundararajan et al. 2017, arXiv:1703.01365"
@@ -39,6 +43,9 @@ class IntegratedGradients(SignedMethod):
     baseline: Baseline = "black"
     steps: int = 50
     score: Score = "logit"
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward and a backward at every step."""

@@ -33,7 +33,8 @@ class KernelShap(SupervoxelMethod):
             supervoxel leave noise.
 
     Raises:
-        ValueError: `samples` is odd or not positive.
+        PluginError: the substrate is unknown.
+        ValueError: `samples` is odd or not positive, or segments, spacing or compactness is not positive.
     """
 
     reference = "Lundberg & Lee 2017, arXiv:1705.07874; pairs: Covert & Lee 2021, arXiv:2012.01536"
@@ -45,6 +46,7 @@ class KernelShap(SupervoxelMethod):
     samples: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.samples is not None and (self.samples < 2 or self.samples % 2):
             raise ValueError(f"samples={self.samples} must be an even number: coalitions come in pairs")
 

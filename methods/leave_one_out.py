@@ -23,6 +23,10 @@ class LeaveOneOut(SupervoxelMethod):
         compactness: what distance counts against colour.
         substrate: what replaces a supervoxel.
         score: the target's logit or probability.
+
+    Raises:
+        PluginError: the substrate is unknown.
+        ValueError: segments, spacing or compactness is not positive.
     """
 
     reference = "Zeiler & Fergus 2013, arXiv:1311.2901, on supervoxels"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vidattr_bench.model import VideoModel
 
+from ._options import require_not_negative, require_positive
 from ._supervoxels import SupervoxelClip, SupervoxelMethod
 
 
@@ -34,7 +35,9 @@ class LIME(SupervoxelMethod):
         ridge: penalty on the squared weights, 0 for ordinary least squares.
 
     Raises:
-        ValueError: fewer than two samples, or a width that is not positive.
+        PluginError: the substrate is unknown.
+        ValueError: fewer than two samples, a negative ridge, or a width, segments, spacing or compactness that is not
+            positive.
     """
 
     reference = "Ribeiro et al. 2016, arXiv:1602.04938"
@@ -48,8 +51,11 @@ class LIME(SupervoxelMethod):
     ridge: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.width <= 0:
-            raise ValueError(f"samples={self.samples} must be at least 2, and width={self.width} positive")
+        super().__post_init__()
+        if self.samples < 2:
+            raise ValueError(f"samples={self.samples} must be at least 2")
+        require_positive(self, "width")
+        require_not_negative(self, "ridge")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward of every sample."""

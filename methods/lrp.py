@@ -17,6 +17,7 @@ from vidattr_bench.rewrite import Mean
 
 from ._canonical import canonical
 from ._gradients import target_score
+from ._options import require_positive
 
 _COMPOSITES = {"epsilon_plus": EpsilonPlus, "epsilon_alpha2_beta1": EpsilonAlpha2Beta1}
 
@@ -34,6 +35,9 @@ class LRP(SignedMethod):
         sign: signed or absolute.
         composite: epsilon_plus, or epsilon_alpha2_beta1, which also follows what spoke against.
         epsilon: stabilises the denominators of the rules.
+
+    Raises:
+        ValueError: epsilon is not positive.
     """
 
     reference = (
@@ -44,6 +48,9 @@ class LRP(SignedMethod):
 
     composite: Literal["epsilon_plus", "epsilon_alpha2_beta1"] = "epsilon_plus"
     epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        require_positive(self, "epsilon")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """One forward and one backward."""

@@ -38,7 +38,7 @@ class RISE(SignedMethod):
 
     Raises:
         PluginError: the substrate is unknown.
-        ValueError: no masks, no cells, or p is no probability between 0 and 1.
+        ValueError: no masks, no cells, p is no probability between 0 and 1, or there is no sign for `sign=absolute`.
     """
 
     reference = "Petsiuk et al. 2018, arXiv:1806.07421"
@@ -58,6 +58,8 @@ class RISE(SignedMethod):
         substrates.create(self.substrate)
         if min(self.masks, self.frames, self.cells) < 1 or not 0 < self.p < 1:
             raise ValueError(f"masks, frames and cells must be at least 1, and p={self.p} lie between 0 and 1")
+        if self.sign == "absolute" and self.score == "prob":
+            raise ValueError("sign=absolute belongs to score=logit; a mean of probabilities has no sign")
         object.__setattr__(self, "signed", self.score == "logit")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:

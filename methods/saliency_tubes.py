@@ -29,6 +29,9 @@ class SaliencyTubes(SignedMethod):
         weight_threshold: leave out channels whose weight, min-max scaled over the target's weights, lies below it.
         activation_threshold: set activations below this fraction of their channel's maximum to 0.
         zoom: aligned keeps the centres of cells in place; authors is scipy's default, which moves them to the border.
+
+    Raises:
+        ValueError: a threshold does not lie in 0..1.
     """
 
     reference = "Stergiou et al. 2019, arXiv:1902.01078"
@@ -38,6 +41,12 @@ class SaliencyTubes(SignedMethod):
     weight_threshold: float | None = None
     activation_threshold: float | None = None
     zoom: Zoom = "aligned"
+
+    def __post_init__(self) -> None:
+        for name in ("weight_threshold", "activation_threshold"):
+            threshold = getattr(self, name)
+            if threshold is not None and not 0 <= threshold <= 1:
+                raise ValueError(f"{name}={threshold} must lie in 0..1")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """One forward."""

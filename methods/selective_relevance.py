@@ -12,6 +12,7 @@ from torch import Tensor
 from vidattr_bench.method import AttributionMethod, Wrapper
 from vidattr_bench.model import VideoModel
 
+from ._options import require_not_negative
 from .grad_cam import GradCAM
 
 Edges = Literal["both", "falling"]
@@ -32,6 +33,9 @@ class SelectiveRelevance(Wrapper):
         sigmas: standard deviations that the derivative must exceed.
         edges: whether relevance that falls is kept, or both that which falls and that which rises.
         padding: what lies beyond the border of the map: its outermost voxels again (replicate), or zero.
+
+    Raises:
+        ValueError: sigmas is negative, or the other method needs the tubes.
     """
 
     reference = "Hiley et al. 2020, arXiv:2003.14285; Hiley et al. 2019, arXiv:1908.01536"
@@ -40,6 +44,10 @@ class SelectiveRelevance(Wrapper):
     sigmas: float = 1.0
     edges: Edges = "both"
     padding: Padding = "replicate"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_not_negative(self, "sigmas")
 
     def attribute(
         self, model: VideoModel, frames: Tensor, targets: Tensor, seeds: Sequence[int] | None = None

@@ -14,6 +14,7 @@ from vidattr_bench.randomness import derive
 
 from ._masked import CHUNK_WITH_GRADIENTS
 from ._noisy import standard_noise
+from ._options import require_not_negative, require_positive
 from .grad_cam import GradCAM
 
 
@@ -28,6 +29,9 @@ class Smooth(Wrapper):
         of: the method that explains the copies.
         samples: number of copies.
         noise: standard deviation of the noise, as a share of the range (max - min) of the normalised clip.
+
+    Raises:
+        ValueError: there are no samples, noise is negative, or the other method needs the tubes.
     """
 
     reference = "Smilkov et al. 2017, arXiv:1706.03825; Omeiza et al. 2019, arXiv:1908.01224"
@@ -40,8 +44,8 @@ class Smooth(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1 or self.noise < 0:
-            raise ValueError(f"samples={self.samples} must be at least 1 and noise={self.noise} not negative")
+        require_positive(self, "samples")
+        require_not_negative(self, "noise")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """What the other method costs, once a copy."""

@@ -14,6 +14,7 @@ from vidattr_bench.supervoxels import supervoxels
 from vidattr_bench.units import Units
 
 from ._gradients import ChannelPooled, Score, input_gradient
+from ._options import require_positive
 from .guided_backprop import GuidedBackprop
 
 
@@ -29,6 +30,9 @@ class SWAGV(ChannelPooled):
         spacing: the distance from a frame to the next, in pixels: below 1 supervoxels reach over many frames.
         compactness: what distance counts against colour.
         score: the target's logit or probability.
+
+    Raises:
+        ValueError: segments, spacing or compactness is not positive, or there is no sign for `sign=absolute`.
     """
 
     reference = "Hartley et al. 2021, doi:10.1109/WACV48630.2021.00047; for video Hartley et al., WACV 2022"
@@ -38,6 +42,10 @@ class SWAGV(ChannelPooled):
     spacing: float = 0.2
     compactness: float = 10.0
     score: Score = "logit"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "segments", "spacing", "compactness")
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W), constant in each supervoxel; `gradient=guided` needs what `guided_backprop` does."""
@@ -50,7 +58,7 @@ class SWAGV(ChannelPooled):
             return input_gradient(model, model.normalise(frames), targets, self.score)
         for name in GuidedBackprop.requires:
             require(name, model, frames)
-        return GuidedBackprop().signal(model, frames, targets, self.score)
+        return GuidedBackprop(score=self.score).signal(model, frames, targets)
 
     def _averaged(self, clip: Tensor, values: Tensor) -> Tensor:
         """The mean over each supervoxel of values (T, H, W)."""

@@ -14,6 +14,7 @@ from vidattr_bench.model import VideoModel
 
 from ._gradients import Score, target_score
 from ._masked import CHUNK
+from ._options import require_not_negative, require_positive
 
 ACTIVE = 0.1  # from this value on a frame belongs to a block that is reversed
 
@@ -36,7 +37,8 @@ class TemporalMask(AttributionMethod):
         score: the target's logit or probability.
 
     Raises:
-        ValueError: there are no iterations.
+        ValueError: iterations or learning_rate is not positive, l1 or tv negative, or threshold does not lie between 0
+            and 1.
     """
 
     reference = "Mänttäri et al. 2020, arXiv:2002.00367"
@@ -52,8 +54,10 @@ class TemporalMask(AttributionMethod):
     score: Score = "prob"
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations={self.iterations}: a mask needs at least one step")
+        require_positive(self, "iterations", "learning_rate")
+        require_not_negative(self, "l1", "tv")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ValueError(f"threshold={self.threshold} must lie between 0 and 1")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward and a backward every iteration, and the forwards that find the first mask."""

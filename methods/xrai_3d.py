@@ -15,6 +15,7 @@ from vidattr_bench.supervoxels import supervoxels
 
 from ._gradients import Score, target_score
 from ._masked import CHUNK_WITH_GRADIENTS
+from ._options import require_not_negative, require_positive
 from ._regions import cover, regions
 
 BASELINES = (0.0, 1.0)  # black and white
@@ -41,7 +42,7 @@ class XRAI3D(SignedMethod):
         score: the target's logit or probability.
 
     Raises:
-        ValueError: there is no size, or `smallest` is not positive.
+        ValueError: there is no size, dilation is negative, or another number is not positive.
     """
 
     reference = "Kapishnikov et al. 2019, arXiv:1906.02825"
@@ -60,8 +61,10 @@ class XRAI3D(SignedMethod):
     score: Score = "logit"
 
     def __post_init__(self) -> None:
-        if not self.segments or self.smallest < 1:
-            raise ValueError(f"segments={self.segments} must name a size, and smallest={self.smallest} be positive")
+        if min(self.segments, default=0) < 1:
+            raise ValueError(f"segments={list(self.segments)} must name a size, and each be positive")
+        require_positive(self, "spacing", "compactness", "smallest", "steps")
+        require_not_negative(self, "dilation")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward and a backward at every step of both paths."""
