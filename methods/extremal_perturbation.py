@@ -33,5 +33,5 @@ class ExtremalPerturbation(MaskOptimisation):
     """
 
     reference = "Fong et al. 2019, arXiv:1910.08485"
-    variants = ("iterations=10,rate=1",)
+    variants = ('areas="[0.1]",iterations=10,rate=1',)
     quick = "iterations=2"

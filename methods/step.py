@@ -47,7 +47,7 @@ class STEP(MaskOptimisation):
     """
 
     reference = "Li et al. 2021, arXiv:2005.00375"
-    variants = ("core_start=5,iterations=10,rate=1",)
+    variants = ('areas="[0.1]",core_start=5,iterations=10,rate=1',)
     quick = "core_start=1,iterations=2"
 
     core_frames: int = 8
