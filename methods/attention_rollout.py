@@ -19,8 +19,8 @@ class AttentionRollout(AttributionMethod):
     """How much of what the head reads comes from each patch, as attention and shortcuts hand tokens on; class-blind.
 
     The product over all attentions of (A + I) / 2, with A the mean over the heads, read at the class token, or on the
-    mean of the patches where the head reads these. Where attention is divided, each step is a factor of its own, in
-    which tokens that take no part stay as they are and the class token gets the mean of its copies.
+    mean of the patches or of all tokens where the head reads that. Where attention is divided, each step is a factor of
+    its own, in which tokens that take no part stay as they are and the class token gets the mean of its copies.
     """
 
     reference = "Abnar & Zuidema 2020, arXiv:2005.00928"

@@ -19,7 +19,7 @@ class GradientAttention(AttributionMethod):
     """Patches that the head reads through attention whose increase would raise the target's score.
 
     From R = I on, every attention A adds mean_heads(relu(dA * A)) R, with dA the gradient of the score; R is read at
-    the class token, or on the mean of the patches where the head reads these. Where attention is divided, each step is
+    the class token, or on the mean of tokens where the head reads that. Where attention is divided, each step is
     an attention of its own, and the copies of the class token in it add up, each with its own gradient.
 
     Attributes:

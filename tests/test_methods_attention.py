@@ -200,6 +200,66 @@ def test_without_a_class_token_the_patches_are_read_and_frames_may_be_embedded_o
     assert native("gradient_attention", model, batch).flatten(1).std(1).min() > 0
 
 
+class Reading(SmallVideoTransformer):
+    """The head reads what `read` makes of the last tokens (N, 1 + patches, width), the class token first."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.read = read
+
+    def forward(self, x):
+        x, t = self.tokens(x)
+        for block in self.blocks:
+            x = block(x, t)
+        return self.head(self.read(self.norm(x)))
+
+
+@pytest.mark.parametrize(
+    ("read", "patch", "class_token"),
+    [
+        (lambda x: x[:, 0], 0, 1),
+        (lambda x: x[:, 1:].mean(1), 1 / PATCHES, 0),
+        (lambda x: F.layer_norm(x[:, 1:].mean(1), (16,)), 1 / PATCHES, 0),
+        (lambda x: x.mean(1), 1 / (1 + PATCHES), 1 / (1 + PATCHES)),
+    ],
+    ids=["class token", "patches", "patches then norm", "all tokens"],
+)
+def test_the_mean_that_the_head_reads_is_recognised(read, patch, class_token, batch):
+    found = tokens_of(as_model(lambda: Reading(read)), batch.frames).read
+    torch.testing.assert_close(found, torch.tensor([patch] * PATCHES + [class_token]).float())
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x[:, 1],
+        lambda x: x[:, 2:].mean(1),
+        lambda x: x[:, 1:].amax(1),
+        lambda x: x[:, 0] + x[:, 1:].mean(1),
+        lambda x: x[:, 1:].std(1),
+    ],
+    ids=["one patch", "all patches but one", "maximum", "class token and mean", "deviation"],
+)
+def test_a_head_that_reads_something_else_is_refused(read, batch):
+    with pytest.raises(NotApplicableError, match="the head reads neither"):
+        explain(create("methods", "attention_rollout"), as_model(lambda: Reading(read)), batch)
+
+
+class Dropping(MeanPooled):
+    """The last patch gives way to a copy of the first one before the mean."""
+
+    def forward(self, x):
+        patches = self.embedding(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1))
+        x = patches.transpose(2, 1).flatten(2).mT
+        x = self.blocks[0](x, 0)
+        return self.head(self.norm(torch.cat([x[:, :-1], x[:, :1]], 1)).mean(1))
+
+
+def test_tokens_dropped_before_the_head_are_noticed(batch):
+    with pytest.raises(NotApplicableError, match="dropped or repeated"):
+        tokens_of(as_model(Dropping), batch.frames)
+
+
 def test_relevance_is_where_the_attended_patch_is(batch):
     """The class token attends to bright patches alone, so a bright patch gets all that attention hands on."""
 

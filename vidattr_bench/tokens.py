@@ -47,7 +47,8 @@ class Tokens:
     Attributes:
         grid: how many patches there are in time, height and width.
         attentions: what attends to what, in order of execution.
-        read: weight of each token in what the head reads, (tokens,): the class token, or the mean of all patches.
+        read: weight of each token in what the head reads, (tokens,): the class token, the mean of all patches, or the
+            mean of all tokens.
     """
 
     grid: tuple[int, int, int]
@@ -63,7 +64,8 @@ def tokens_of(model: VideoModel, x: Tensor) -> Tokens:
     no others, which tells every row's patch; a row that no patch changes is the class token's.
 
     Raises:
-        NotApplicableError: there is no attention, or one that is pooled or windowed, or tokens mix outside attention.
+        NotApplicableError: there is no attention, or one that is pooled or windowed, or tokens mix outside attention,
+            or the head reads something else than the class token or a mean.
     """
     key = ("tokens", tuple(x.shape[1:]), x.device)
     if key not in model.facts:
@@ -95,12 +97,57 @@ class _Probe:
         has_class_token = any(bool((each.groups == patches).any()) for each in attentions)
         if not has_class_token and not reads_patches:
             raise NotApplicableError("the logits depend on no patch, and there is no class token")
-        read = torch.zeros(patches + has_class_token, device=self.x.device)
         if reads_patches:
-            read[:patches] = 1 / patches
-        else:
-            read[patches] = 1
+            return Tokens(self.grid, attentions, self._mean_read(patches + has_class_token, marks))
+        read = torch.zeros(patches + 1, device=self.x.device)
+        read[patches] = 1
         return Tokens(self.grid, attentions, read)
+
+    def _mean_read(self, tokens: int, marks: Tensor) -> Tensor:
+        """Weight of each token in the mean that the head reads, (tokens,): of the patches or of all tokens.
+
+        It is the mean for which the logits stay when every token that comes out last is replaced by it. The tokens are
+        noise, and larger at the class token, so that it counts as much as all patches.
+        """
+        module, last = self._last_tokens(tokens)
+        changed = torch.stack([(self._last_tokens(tokens, mark.view(self.grid))[1] != last).any(-1) for mark in marks])
+        row = _patch_of_every_row(changed[:, None], marks)[0]
+        if len(torch.unique(row)) < tokens:
+            raise NotApplicableError("tokens are dropped or repeated after the last attention")
+        is_patch = (row >= 0).to(last)
+        noise = torch.randn(last.shape, generator=torch.Generator().manual_seed(0)).to(last)
+        noise[row < 0] *= tokens
+        for weights in (is_patch / is_patch.sum(), torch.full_like(is_patch, 1 / tokens)):
+            if self._reads_alike(module, noise, (weights @ noise).expand_as(noise)):
+                return weights[row.where(row >= 0, tokens).argsort()]
+        raise NotApplicableError("the head reads neither the class token, nor the mean of the patches or of all tokens")
+
+    def _last_tokens(self, tokens: int, mark: Tensor | None = None) -> tuple[nn.Module, Tensor]:
+        """The last module that puts out all tokens, and what it puts out, (tokens, width), where patches changed."""
+        found: list[tuple[nn.Module, Tensor]] = []
+
+        def note(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and math.prod(output.shape[:-1]) == tokens:
+                found[:] = [(module, output.reshape(tokens, -1))]
+
+        with nn.modules.module.register_module_forward_hook(note):
+            self._run(mark)
+        if not found:
+            raise NotApplicableError("no module puts out the tokens, so that what the head reads is unknown")
+        return found[0]
+
+    def _reads_alike(self, module: nn.Module, tokens: Tensor, others: Tensor) -> bool:
+        """Whether the logits are the same where `module` puts out these tokens or others, but for rounding."""
+
+        def logits(rows: Tensor) -> Tensor:
+            def replace(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+                return rows.reshape(output.shape) if output.numel() == rows.numel() else output
+
+            with module.register_forward_hook(replace):
+                return self._run()[1]
+
+        reference, found, expected = logits(torch.zeros_like(tokens)), logits(tokens), logits(others)
+        return bool((found - expected).abs().max() < 1e-3 * (expected - reference).abs().max())
 
     def _patch_embedding(self) -> tuple[nn.Module, tuple[int, int, int]]:
         """The last convolution before the first attention, and the grid of what it puts out."""
