@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import nn
 from torchvision.models.video import r3d_18
 
+from vidattr_bench import requirements
 from vidattr_bench.errors import NotApplicableError, PluginError
 from vidattr_bench.fixtures import CLASSES, SIZE, SmallNet, as_model, explain, small_batch, small_model
 from vidattr_bench.methods._biases import bias_gradients
@@ -455,6 +456,26 @@ def test_bias_gradients_are_the_gradients_of_the_biases():
 def test_full_grad_needs_a_piecewise_linear_network(activation):
     with pytest.raises(NotApplicableError, match="not linear piece by piece"):
         explain(create("methods", "full_grad"), small_model(activation), small_batch(1))
+
+
+class Divided(SmallNet):
+    """The features by a constant tensor, or the other way round."""
+
+    def __init__(self, by_features):
+        super().__init__()
+        self.by_features = by_features
+        self.register_buffer("divisor", torch.full((1, 8), 2.0))
+
+    def forward(self, x):
+        x = self.average(self.conv1(x)).flatten(1) + 3
+        return self.head(self.divisor / x if self.by_features else x / self.divisor)
+
+
+@pytest.mark.parametrize("requirement", ["piecewise_linear", "rescale_rules"])
+def test_a_quotient_is_linear_in_its_numerator_alone(requirement):
+    check, frames = getattr(requirements, requirement), small_batch(1).frames
+    assert check(as_model(lambda: Divided(by_features=False)), frames) is None
+    assert "a division by activations" in check(as_model(lambda: Divided(by_features=True)), frames)
 
 
 def test_full_grad_refuses_biases_that_belong_to_no_layer():

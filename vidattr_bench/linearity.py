@@ -36,16 +36,23 @@ _BATCH_NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm")
 _PRODUCTS = frozenset({*_BATCH_NORMS, "Convolution", "Addmm", "Mm", "Bmm", "Baddbmm", "Mv", "Mul", "Div"})
 _MAXIMA = ("Max", "Amax", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "AdaptiveMaxPool3D")
 _HOMOGENEOUS = frozenset({*_MAXIMA, "Relu", "LeakyRelu", "PreluKernel"})
-_WORDS = {"NativeLayerNorm": "layer norm", "NativeGroupNorm": "group norm", "Softmax": "softmax"}
+_WORDS = {
+    "Div": "a division by activations",
+    "NativeGroupNorm": "group norm",
+    "NativeLayerNorm": "layer norm",
+    "Softmax": "softmax",
+}
 
 
 def is_linear(node: Any) -> bool:
     """Whether an autograd node is a linear, or affine, function of what depends on the clip."""
     if kind(node) in _LINEAR:
         return True
-    factors = [parent for parent, _ in node.next_functions if parent is not None]
+    depends = [parent is not None for parent, _ in node.next_functions]
+    if not is_product(node) or sum(depends) != 1:
+        return False
     # An instance norm is a batch norm that normalises by the clip's own statistics.
-    return is_product(node) and len(factors) == 1 and not getattr(node, "_saved_training", False)
+    return depends[0] if kind(node) == "Div" else not getattr(node, "_saved_training", False)
 
 
 def is_homogeneous(node: Any) -> bool:
@@ -54,7 +61,10 @@ def is_homogeneous(node: Any) -> bool:
 
 
 def is_product(node: Any) -> bool:
-    """Whether an autograd node is linear in each factor, and so in the clip where one factor alone depends on it."""
+    """Whether an autograd node is linear in each factor, and so in the clip where one factor alone depends on it.
+
+    A quotient is so in its numerator alone.
+    """
     return kind(node) in _PRODUCTS
 
 
@@ -67,7 +77,7 @@ def in_words(node: Any) -> str:
     """What an autograd node that is not linear is called in the field, where the field has another name."""
     if kind(node).startswith("ScaledDotProduct"):
         return "attention"
-    return "a product of activations" if is_product(node) else _WORDS.get(kind(node), kind(node))
+    return _WORDS.get(kind(node), "a product of activations" if is_product(node) else kind(node))
 
 
 def nonlinear(nodes: Iterable[Any]) -> set[Any]:
