@@ -27,22 +27,28 @@ def optical_flow(frames: Tensor, warps: int, iterations: int) -> Tensor:
 
 
 def follow(starts: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Carry points along the flow, in whole pixels, until they leave the frame.
+    """Carry points along the flow until they leave the frame.
+
+    The flow that a point meets is that of the nearest pixel. The authors of adaptive occlusion also go on from that
+    pixel, so that steps of less than half a pixel get lost; here fractions of pixels add up.
 
     Args:
         starts: integers (M, 2), row and column in the first frame.
         flow: (T - 1, 2, H, W).
 
     Returns:
-        Places (M, T, 2), integers; whether a point is still inside, bool (M, T); the flow it met, (M, 2 (T - 1)).
+        Places (M, T, 2), integers, the nearest pixels; whether a point is still inside, bool (M, T); the flow it met,
+        (M, 2 (T - 1)).
     """
     last = torch.tensor(flow.shape[2:]) - 1
-    places, inside, steps = [starts], [torch.ones(len(starts), dtype=torch.bool)], [flow.new_empty(len(starts), 0)]
+    exact, places = starts.to(flow), [starts]
+    inside, steps = [torch.ones(len(starts), dtype=torch.bool)], [flow.new_empty(len(starts), 0)]
     for field in flow:
         steps.append(field[:, places[-1][:, 0], places[-1][:, 1]].T)
-        moved = places[-1] + steps[-1]
-        inside.append(inside[-1] & ((moved >= 0) & (moved <= last)).all(1))
-        places.append(moved.round().long().clamp_min(0).minimum(last))
+        exact = exact + steps[-1]
+        inside.append(inside[-1] & ((exact >= 0) & (exact <= last)).all(1))
+        exact = exact.clamp_min(0).minimum(last)
+        places.append(exact.round().long())
     return torch.stack(places, 1), torch.stack(inside, 1), torch.cat(steps, 1)
 
 

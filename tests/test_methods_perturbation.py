@@ -219,8 +219,16 @@ def test_points_end_where_the_flow_leaves_the_frame():
     field = torch.zeros(4, 2, 9, 13)
     field[:, 0], field[:, 1] = -1.4, 2.6
     places, inside, _ = helper("_flow").follow(torch.tensor([[3, 2], [8, 0]]), field)
-    assert places[1].tolist() == [[8, 0], [7, 3], [6, 6], [5, 9], [4, 12]]
+    assert places[1].tolist() == [[8, 0], [7, 3], [5, 5], [4, 8], [2, 10]]
     assert inside.tolist() == [[True, True, True, False, False], [True] * 5]
+
+
+def test_slow_motion_adds_up():
+    field = torch.zeros(15, 2, 9, 13)
+    field[:, 1] = 0.4
+    places, inside, _ = helper("_flow").follow(torch.tensor([[3, 2]]), field)
+    assert places[0, :, 1].tolist() == [round(2 + 0.4 * t) for t in range(16)]
+    assert inside.all()
 
 
 def test_similar_motion_is_by_cosine():
@@ -231,7 +239,10 @@ def test_similar_motion_is_by_cosine():
 
 
 def literal_volumes(frames, side, stride, similar):
-    """The authors' volumes: boxes of `side` on a grid of `stride`, moved pixel by pixel; unions of the most similar."""
+    """The authors' volumes: boxes of `side` on a grid of `stride`, moved by the flow; unions of the most similar.
+
+    The authors round each place before the next step; here fractions of pixels are carried along.
+    """
     flow = helper("_flow").optical_flow(frames, 2, 5).numpy()
     t, (h, w) = frames.shape[1], frames.shape[2:]
     boxes, motions = [], []
@@ -239,14 +250,15 @@ def literal_volumes(frames, side, stride, similar):
         for x0 in range(stride // 2, w, stride):
             box, motion, (y, x), tracked = np.zeros((t, h, w)), [], (y0, x0), True
             for i in range(t):
-                top, left = y - side // 2, x - side // 2
+                row, column = int(np.round(y)), int(np.round(x))
+                top, left = row - side // 2, column - side // 2
                 if tracked:
                     box[i, max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 1
                 if i < t - 1:
-                    dy, dx = flow[i, :, y, x]
+                    dy, dx = flow[i, :, row, column]
                     motion += [dy, dx]
                     tracked = tracked and 0 <= y + dy <= h - 1 and 0 <= x + dx <= w - 1
-                    y, x = int(np.clip(np.round(y + dy), 0, h - 1)), int(np.clip(np.round(x + dx), 0, w - 1))
+                    y, x = np.clip(y + dy, 0, h - 1), np.clip(x + dx, 0, w - 1)
             boxes.append(box)
             motions.append(motion)
     unit = np.array(motions) / np.maximum(np.linalg.norm(motions, axis=1, keepdims=True), 1e-12)
