@@ -14,7 +14,7 @@ from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.model import VideoModel
 from vidattr_bench.rewrite import Add, modular
 
-from ._graph import AVERAGES, IDENTITIES, NORMS, REARRANGING, WEIGHTED, described, is_size, rearranges
+from ._graph import AVERAGES, IDENTITIES, NORMS, REARRANGING, WEIGHTED, described, rearranges, sizes
 
 # They keep 0 and the sign, so that relevance passes them unchanged.
 ACTIVATIONS = (
@@ -101,8 +101,9 @@ def _stack(a: Tensor, b: Tensor) -> Tensor:
 
 def _check(net: fx.GraphModule) -> None:
     """Raise `NotApplicableError` where some node has no rule."""
+    plain = sizes(net.graph)
     for node in net.graph.nodes:
         module = _module(net, node)
-        plain = node.op in ("placeholder", "output", "get_attr") or node.target is _stack
-        if not (plain or rearranges(node) or is_size(node) or isinstance(module, _KNOWN)):
+        moves = node.op in ("placeholder", "output", "get_attr") or node.target is _stack or rearranges(node)
+        if not (moves or node in plain or isinstance(module, _KNOWN)):
             raise NotApplicableError(f"relevance propagation has no rule for {described(node, module or net)}")

@@ -12,7 +12,7 @@ from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.rewrite import Add, Mean
 
 from ._excitation import Rule, divide, excited, pass_on, pool, scale, unrolled, weigh
-from ._graph import AVERAGES, IDENTITIES, NORMS, REARRANGING, WEIGHTED, described, is_size, rearranges
+from ._graph import AVERAGES, IDENTITIES, NORMS, REARRANGING, WEIGHTED, described, rearranges, sizes
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
 # Their gradient hands on what comes.
@@ -47,6 +47,7 @@ class _Graph:
 
     def __init__(self, net: fx.GraphModule) -> None:
         self.nodes = list(net.graph.nodes)
+        self.sizes = sizes(net.graph)
         self.modules: dict[str, nn.Module] = dict(net.named_modules())
         self.followers = {node: self._follower(node) for node in self.nodes if isinstance(self.module(node), WEIGHTED)}
         self.folded = set(self.followers.values()) - {None}
@@ -69,7 +70,7 @@ class _Graph:
         found: dict[fx.Node, None] = {}
         for node in self.nodes:
             depends = any(source in found or self.module(source) is layer for source in node.all_input_nodes)
-            if depends and node.op != "output" and not is_size(node):
+            if depends and node.op != "output" and node not in self.sizes:
                 found[node] = None
         return list(found)
 

@@ -33,10 +33,19 @@ def rearranges(node: fx.Node) -> bool:
     return node.op != "call_module" and _name(node) in _FUNCTIONS
 
 
-def is_size(node: fx.Node) -> bool:
-    """Whether what a node gives depends on the shape of a tensor alone."""
-    asks_for_shape = _name(node) == "getattr" and node.args[1] in ("shape", "ndim", "dtype", "device")
-    return node.op != "call_module" and (_name(node) in _SIZES or asks_for_shape)
+def sizes(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose values depend on the shapes of tensors alone: what asks for them, and arithmetic on those."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op != "call_module" and (_asks_for_size(node) or (inputs and found.issuperset(inputs))):
+            found.add(node)
+    return found
+
+
+def _asks_for_size(node: fx.Node) -> bool:
+    attribute = _name(node) == "getattr" and node.args[1] in ("shape", "ndim", "dtype", "device")
+    return attribute or _name(node) in _SIZES
 
 
 def described(node: fx.Node, module: nn.Module) -> str:

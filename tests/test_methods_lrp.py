@@ -210,6 +210,22 @@ def test_a_mean_over_axes_shares_like_average_pooling(batch):
     torch.testing.assert_close(mean, pooling)
 
 
+def test_arithmetic_on_sizes_needs_no_rule(batch):
+    class BySizes(SmallNet):
+        def forward(self, x):
+            x = self.activation1(self.conv1(x))
+            n, c, t, h, w = x.shape
+            return self.head(x.reshape(n * c, t, h * w).mean((1, 2)).reshape(n, c))
+
+    class ByAxes(SmallNet):
+        def forward(self, x):
+            return self.head(self.activation1(self.conv1(x)).mean((2, 3, 4)))
+
+    for composite in COMPOSITES:
+        sizes, axes = (explain(lrp(composite), as_model(build), batch) for build in (BySizes, ByAxes))
+        torch.testing.assert_close(sizes, axes)
+
+
 def test_a_tensor_added_to_itself_gives_each_half(batch):
     class Twice(SmallNet):
         def forward(self, x):
