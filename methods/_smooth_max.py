@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class MaskGenerator:
         below, right = (self._zeros_after(*lengths) for lengths in zip(self.grid, self.shape, strict=True))
         surrounded = F.pad(parameters, (self.padding, right, self.padding, below))
         cells = surrounded.repeat_interleave(self.step, 1).repeat_interleave(self.step, 2)
-        weights = self._weights.to(cells)
+        weights = _weights(self, cells.device, cells.dtype)
         masks: Tensor = _SmoothMax.apply(cells, weights, self.step, self._first)
         return masks
 
@@ -81,8 +81,7 @@ class MaskGenerator:
         """Where the masks begin, in rows and columns of the padded mask."""
         return 0 if self.padded else self.sigma
 
-    @cached_property
-    def _weights(self) -> Tensor:
+    def weights(self) -> Tensor:
         """(K, K, rows, columns): the weight of each of the K x K points around a pixel's cell."""
         down, across = (self._offsets(length) for length in self.shape)
         distance = torch.hypot(down[:, None, :, None], across[None, :, None, :]) / self.sigma
@@ -93,6 +92,12 @@ class MaskGenerator:
         pixel = torch.arange(self._first, self._first + length)
         cell = pixel // self.step + torch.arange(-self.padding, 2 * self.radius + 1 - self.padding)[:, None]
         return (pixel - self.sigma - self.step * cell).double()
+
+
+@lru_cache(maxsize=2)
+def _weights(generator: MaskGenerator, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The generator's weights where the masks are made, once for all steps and clips."""
+    return generator.weights().to(device, dtype)
 
 
 class _SmoothMax(torch.autograd.Function):

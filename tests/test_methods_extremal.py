@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidattr_bench.errors import PluginError
 from vidattr_bench.fixtures import explain, small_batch, small_model
@@ -139,6 +140,22 @@ def test_masks_are_the_smooth_maximum_written_out(size, spacing, sigma, padded):
     if not padded:
         expected = expected[:, sigma : sigma + size[0], sigma : sigma + size[1]]
     torch.testing.assert_close(generator(parameters), expected)
+
+
+def test_the_weights_are_converted_once():
+    class Copies(TorchDispatchMode):
+        names = ()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names += (func.overloadpacket,)
+            return func(*args, **kwargs or {})
+
+    for _ in range(2):
+        generator = smooth_max.MaskGenerator((H, W), STEP, SIGMA)
+        with Copies() as copies:
+            generator(torch.zeros(1, *generator.grid))
+    assert torch.ops.aten.exp in copies.names
+    assert torch.ops.aten._to_copy not in copies.names
 
 
 def test_gradient_of_the_smooth_maximum():
