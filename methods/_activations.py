@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.model import VideoModel
 
 from ._gradients import Score, target_score
@@ -19,9 +18,7 @@ def _captured(module: nn.Module) -> Iterator[list[Tensor]]:
     """Collect what the module puts out; from there on the forward pass runs on copies that gradients come back to."""
     seen: list[Tensor] = []
 
-    def hook(module: nn.Module, args: object, output: object) -> object:
-        if not isinstance(output, Tensor):
-            raise NotApplicableError(f"the layer puts out a {type(output).__name__}, not one tensor")
+    def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
         # Cloned twice: a later ReLU may work in place, on what it is handed, never on the activation kept here.
         seen.append(output.detach().clone().requires_grad_())
         return seen[-1].clone()
@@ -32,13 +29,10 @@ def _captured(module: nn.Module) -> Iterator[list[Tensor]]:
 
 def _forward(model: VideoModel, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
     """The layer's activations (N, C, t, h, w) and the logits computed from them."""
+    model.output_shape(layer, x)
     with _captured(model.module(layer)) as seen:
         logits = model.logits(x)
-    if len(seen) != 1:
-        raise NotApplicableError(f"layer {layer!r} runs {len(seen)} times in a forward pass; name one that runs once")
     (A,) = seen
-    if A.ndim != 5 or len(A) != len(x):
-        raise NotApplicableError(f"layer {layer!r} puts out {tuple(A.shape)}, not activations (N, C, t, h, w)")
     return A, logits
 
 

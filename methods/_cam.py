@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
+from vidattr_bench.rewrite import hookable
 
 from ._activations import activations, activations_and_gradients
 from ._gradients import Score, check_targets
@@ -19,10 +20,13 @@ VOLUME = (2, 3, 4)  # t, h, w of (N, C, t, h, w)
 def class_weights_and_activations(model: VideoModel, frames: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The linear head's weights for each clip's target, (N, C), and the activations it pools, (N, C, t, h, w).
 
+    They are read from the rewritten network, where each use of a ReLU that serves all layers is one of its own.
+
     Raises:
         NotApplicableError: the model has no such head.
         ValueError: a target is no class.
     """
+    model = hookable(model, frames)
     x = model.normalise(frames)
     head = model.linear_head(x)
     check_targets(targets, len(head.weight))
@@ -61,7 +65,7 @@ class LayerMap(ClassActivationMap):
         sign: signed or absolute, where `relu=false` leaves a sign.
         relu: whether negative evidence is cut off.
         layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before it begins.
+        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
 
     Raises:
         ValueError: `back` is negative.
@@ -95,7 +99,7 @@ class GradientMap(LayerMap):
         sign: signed or absolute, where `relu=false` leaves a sign.
         relu: whether negative evidence is cut off.
         layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before it begins.
+        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
         score: the target's logit or probability.
     """
 

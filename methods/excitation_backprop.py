@@ -35,6 +35,10 @@ class ExcitationBackprop(AttributionMethod):
     layer: str | None = None
     contrastive: bool = False
 
+    def __post_init__(self) -> None:
+        if self.layer is not None:
+            object.__setattr__(self, "requires", ())
+
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """One forward and one backward."""
         return (1, 1)
@@ -44,6 +48,7 @@ class ExcitationBackprop(AttributionMethod):
         rewritten = modular(model, frames)
         x = rewritten.normalise(frames)
         layer = self.layer or rewritten.feature_layer(x)
+        model.output_shape(layer, x)
         assert isinstance(rewritten.net, fx.GraphModule)
         with excitation(rewritten.net, rewritten.module(layer), self.contrastive):
             _, p = activations_and_gradients(rewritten, x, targets, layer)

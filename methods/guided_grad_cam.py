@@ -36,6 +36,11 @@ class GuidedGradCAM(ChannelPooled):
     layer: str | None = None
     score: Score = "logit"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer is not None:
+            object.__setattr__(self, "requires", GuidedBackprop.requires)
+
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """Two forwards and two backwards."""
         return (2, 2)

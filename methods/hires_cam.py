@@ -19,7 +19,7 @@ class HiResCAM(GradientMap):
     Attributes:
         sign: signed or absolute, where `relu=false` leaves a sign.
         layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before it begins.
+        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
         relu: whether negative evidence is cut off.
         score: the target's logit or probability.
     """

@@ -28,7 +28,7 @@ class ScoreCAM(LayerMap):
     Attributes:
         sign: signed or absolute, where `relu=false` leaves a sign.
         layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before it begins.
+        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
         relu: whether negative evidence is cut off.
         weight: the score's increase over that of the substrate alone, or the score itself.
         normalise: softmax of the weights over the channels, or none.

@@ -17,6 +17,7 @@ from vidattr_bench.errors import ModelError, NotApplicableError, PluginError
 from vidattr_bench.fixtures import CLASSES, SmallNet, as_model, explain, small_batch, small_model
 from vidattr_bench.model import VideoModel
 from vidattr_bench.plugins import create
+from vidattr_bench.small_networks import PlainNet
 
 T, H, W = 6, 20, 28
 GRADIENT_MAPS = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "x_grad_cam")
@@ -379,20 +380,33 @@ def zoom_by_hand(volume, zoom):
     return ndimage.map_coordinates(volume, np.meshgrid(*positions, indexing="ij"), order=3, mode=mode)
 
 
-def test_a_named_layer_needs_no_feature_layer(batch):
+@pytest.mark.parametrize("name", ["hires_cam", "excitation_backprop", "guided_grad_cam"])
+def test_a_named_layer_needs_no_feature_layer(name, batch):
     flat = as_model(SmallNet, feature_layer="")
     with pytest.raises(NotApplicableError, match="declares that no layer"):
-        explain(create("methods", "hires_cam"), flat, batch)
-    named = [explain(create("methods", "hires_cam:layer=pool"), model, batch) for model in (flat, small_model())]
+        explain(create("methods", name), flat, batch)
+    named = [explain(create("methods", f"{name}:layer=pool"), model, batch) for model in (flat, small_model())]
     assert torch.equal(*named)
 
 
-def test_back_reads_what_ends_last_before_the_layer_begins(model, batch):
+def test_back_reads_what_ends_last_before_the_convolution(model, batch):
     x = model.normalise(batch.frames)
-    before = {"activation2": "bn2", "conv2": "pool", "bn1": "conv1"}
-    assert {layer: model.layer_before(layer, x) for layer in before} == before
-    found, expected = (native(f"hires_cam:{o}", model, batch) for o in ("back=3", "layer=pool"))
+    assert {model.layer_before(layer, x) for layer in ("activation2", "bn2", "conv2")} == {"pool"}
+    found, expected = (native(f"hires_cam:{o}", model, batch) for o in ("back=1", "layer=pool"))
     assert torch.equal(found, expected)
+    with pytest.raises(NotApplicableError, match="runs before 'conv1'"):
+        model.layer_before("bn1", x)
+
+
+@pytest.mark.parametrize("name", ["hires_cam", "x_grad_cam"])
+def test_a_layer_back_is_another_map_where_relus_are_modules(name, batch):
+    plain = as_model(PlainNet)
+    x = plain.normalise(batch.frames)
+    assert (plain.feature_layer(x), plain.layer_before("5", x)) == ("5", "3")
+    found, grad_cam = native(f"{name}:back=1", plain, batch), native("grad_cam", plain, batch)
+    assert_same(native(name, plain, batch), grad_cam)
+    for other in (grad_cam, native("grad_cam:back=1", plain, batch)):
+        assert not torch.allclose(found / found.amax(), other / other.amax(), atol=0.05)
 
 
 def test_before_a_block_lies_a_whole_block():
@@ -400,7 +414,7 @@ def test_before_a_block_lies_a_whole_block():
     x = torch.zeros(1, 3, 16, 48, 64)
     assert tiny.layer_before("features", x) == "whole"
     assert tiny.layer_before("features.conv", x) == "whole"
-    assert tiny.layer_before("features.relu", x) == "features.norm"
+    assert tiny.layer_before("features.relu", x) == "whole"
     with pytest.raises(NotApplicableError, match="runs before 'stem'"):
         tiny.layer_before("stem", x)
     with pytest.raises(ModelError, match="did you mean"):

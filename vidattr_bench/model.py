@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -209,17 +210,23 @@ class VideoModel(nn.Module):
 
         Raises:
             ModelError: the network has no such layer.
-            NotApplicableError: the layer does not put out (N, C, t, h, w).
+            NotApplicableError: the layer does not put out (N, C, t, h, w), or does not run exactly once.
         """
         self.module(layer)
-        for name, shape, _ in self._probe(x).volumes:
-            if name == self._renamed.get(layer, layer):
+        probe, found = self._probe(x), self._renamed.get(layer, layer)
+        if probe.runs[found] != 1:
+            runs = f"layer {layer!r} runs {probe.runs[found]} times in a forward pass"
+            raise NotApplicableError(f"{runs}; name one that runs once")
+        for name, shape, _ in probe.volumes:
+            if name == found:
                 c, t, h, w = shape[1:]
                 return c, t, h, w
         raise NotApplicableError(f"layer {layer!r} puts out no activations (N, C, t, h, w)")
 
     def feature_layer(self, x: Tensor) -> str:
-        """The declared feature layer, else the last module whose output is (N, C, t, h, w) with t > 1.
+        """The declared feature layer, else the last module that runs once and whose output is (N, C, t, h, w), t > 1.
+
+        Where one ReLU module serves the whole network, that is the convolution or norm before its last use.
 
         Raises:
             NotApplicableError: no module has such an output.
@@ -228,24 +235,30 @@ class VideoModel(nn.Module):
             return self._declared_feature_layer
         if self._declared_feature_layer == "":
             raise NotApplicableError("the network declares that no layer has activations over time and space")
-        volumes = [name for name, shape, _ in self._probe(x).volumes if min(shape[2:]) > 1]
+        volumes = [name for name, shape in self._probe(x).layers() if min(shape[2:]) > 1]
         if not volumes:
-            raise NotApplicableError("the network has no layer with activations over time and space (N, C, t, h, w)")
+            raise NotApplicableError(
+                "the network has no layer with activations over time and space (N, C, t, h, w) that runs once"
+            )
         return volumes[-1]
 
     def layer_before(self, layer: str, x: Tensor) -> str:
-        """The layer that ends last before `layer` begins; of blocks that end together, the outermost one.
+        """The layer that ends last before the convolution that makes what `layer` puts out.
+
+        A block begins with its first convolution; an activation, norm, dropout or pooling is made by the convolution
+        before it. Of blocks that end together it is the outermost one.
 
         Raises:
             ModelError: the network has no such layer.
-            NotApplicableError: `layer` or what runs before it puts out no (N, C, t, h, w).
+            NotApplicableError: `layer` or what runs before it puts out no (N, C, t, h, w), or runs more than once.
         """
-        self.module(layer)
-        names = [name for name, _, _ in self._probe(x).volumes]
+        self.output_shape(layer, x)
+        names = [name for name, _ in self._probe(x).layers()]
         begins = next((i for i, name in enumerate(names) if f"{name}.".startswith(f"{layer}.")), 0)
         if begins == 0:
             raise NotApplicableError(f"no layer with activations (N, C, t, h, w) runs before {layer!r}")
-        return names[begins - 1]
+        before = names[begins - 1]
+        return before if _mixes_channels(self.module(layer)) else self.layer_before(before, x)
 
     def linear_head(self, x: Tensor) -> LinearHead:
         """The linear head and the layer it pools, found by a probe and verified on it numerically.
@@ -297,13 +310,19 @@ def _differentiable_recurrence(net: nn.Module, x: Tensor) -> AbstractContextMana
 class _Probe:
     """Volumes (name, shape, mean over t, h, w) and linear layers (name, input, output) in order of execution.
 
-    Shapes in `channel_last` are (N, t, h, w, C), as in video transformers; no volume has one of them.
+    How often every module runs is in `runs`. Shapes in `channel_last` are (N, t, h, w, C), as in video transformers; no
+    volume has one of them.
     """
 
     volumes: list[tuple[str, torch.Size, Tensor]] = dataclasses.field(default_factory=list)
     linears: list[tuple[str, Tensor, Tensor]] = dataclasses.field(default_factory=list)
     channel_last: set[torch.Size] = dataclasses.field(default_factory=set)
     logits: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+    runs: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def layers(self) -> list[tuple[str, torch.Size]]:
+        """Name and shape of the volumes of the modules that run once."""
+        return [(name, shape) for name, shape, _ in self.volumes if self.runs[name] == 1]
 
 
 @contextmanager
@@ -312,6 +331,7 @@ def _recording(net: nn.Module) -> Iterator[_Probe]:
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            probe.runs[name] += 1
             if isinstance(module, nn.Linear) and args and args[0].ndim == 2:
                 probe.linears.append((name, args[0], output))
             elif isinstance(output, Tensor) and output.ndim == 5 and len(output) == 1:
@@ -328,6 +348,11 @@ def _recording(net: nn.Module) -> Iterator[_Probe]:
         for handle in handles:
             handle.remove()
     probe.volumes = [volume for volume in probe.volumes if volume[1] not in probe.channel_last]
+
+
+def _mixes_channels(module: nn.Module) -> bool:
+    """Whether it is or holds a convolution or linear layer; the weights of a norm are one number a channel."""
+    return any(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def _acts_on_last_axis(module: nn.Module) -> bool:
