@@ -10,7 +10,8 @@ from torch import nn
 from torchvision.models import video
 
 from vidattr_bench.errors import NotApplicableError
-from vidattr_bench.fixtures import as_model, small_batch, small_model
+from vidattr_bench.fixtures import as_model, explain, small_batch, small_model
+from vidattr_bench.plugins import create
 from vidattr_bench.rewrite import Add, Mean, modular
 
 
@@ -104,6 +105,18 @@ def test_a_layer_used_twice_has_no_output_of_its_own():
     with torch.no_grad(), rewritten.module("relu").register_forward_hook(lambda *_: hits.append(1)):
         rewritten(frames)
     assert not hits
+
+
+def test_a_block_called_twice_has_no_output_of_its_own_either():
+    model = as_model(Functional)
+    frames = small_batch(1).frames
+    hits = []
+    rewritten = modular(model, frames)
+    with torch.no_grad(), rewritten.module("block").register_forward_hook(lambda *_: hits.append(1)):
+        rewritten(frames)
+    assert not hits
+    with pytest.raises(NotApplicableError, match="'block' runs 2 times"):
+        explain(create("methods", "excitation_backprop:layer=block"), model, small_batch(1))
 
 
 def test_a_copy_of_the_model_has_a_rewritten_network_of_its_own():

@@ -118,10 +118,11 @@ def rewrite(net: nn.Module) -> tuple[fx.GraphModule, dict[str, str]]:
 
 
 class _Tracer(fx.Tracer):
-    """Notes what each block of the network puts out."""
+    """Notes what each block of the network puts out, unless it is called twice and has no output of its own."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.calls: Counter[str] = Counter()
         self.outputs: dict[str, fx.Node] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -131,8 +132,12 @@ class _Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         output = super().call_module(m, forward, args, kwargs)
-        if isinstance(output, fx.Proxy) and not self.is_leaf_module(m, self.path_of_module(m)):
-            self.outputs[self.path_of_module(m)] = output.node
+        path = self.path_of_module(m)
+        self.calls[path] += 1
+        if self.calls[path] > 1:
+            self.outputs.pop(path, None)
+        elif isinstance(output, fx.Proxy) and not self.is_leaf_module(m, path):
+            self.outputs[path] = output.node
         return output
 
 
