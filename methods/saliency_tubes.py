@@ -55,7 +55,7 @@ class SaliencyTubes(SignedMethod):
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W)."""
         size = (frames.shape[2], frames.shape[3], frames.shape[4])
-        volumes = self.volume(model, frames, targets).cpu().numpy()
+        volumes = self.volume(model, frames, targets).float().cpu().numpy()
         return torch.stack([torch.from_numpy(spline_zoom(volume, size, self.zoom)) for volume in volumes]).to(frames)
 
     def volume(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
