@@ -1,4 +1,4 @@
-"""Write docs/methods.md: what the docstrings say, which method applies to which network, what each scored.
+"""Write docs/methods.md: what the docstrings say, which method applies to which network, what each scored and why.
 
     python docs/methods_page.py
 
@@ -27,6 +27,7 @@ from vidattr_bench.plan import all_methods
 from vidattr_bench.text import markdown
 
 PAGE = Path(__file__).with_name("methods.md")
+FINDINGS = Path(__file__).with_name("methods_findings.md")
 REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "planted_actions-tiny3d"
 MODELS = Path(__file__).resolve().parents[2] / "shared" / "data" / "models"
 APPLIES = "map"
@@ -115,7 +116,7 @@ _MATRIX_NOTE = (
 )
 _SCORES_NOTE = (
     "The accepted run in `results/reference/planted_actions-tiny3d`: means over its clips with 95 % intervals; SRG as "
-    "the paired difference to random. (!): the interval does not lie above chance; the method's section says why."
+    "the paired difference to random. (!): the interval does not lie above chance; why, stands below the table."
 )
 
 
@@ -127,7 +128,8 @@ def compose(found: pd.DataFrame, summary: pd.DataFrame) -> str:
     """The whole page."""
     head, _, sections = render("methods", "md").partition("\n\n## ")
     head = head.replace("`python -m vidattr_bench list methods --format md`", "`python docs/methods_page.py`")
-    parts = [head, MATRIX, _MATRIX_NOTE, matrix(found), SCORES, _SCORES_NOTE, scores(summary), f"## {sections}"]
+    scored = [SCORES, _SCORES_NOTE, scores(summary), FINDINGS.read_text(encoding="utf-8").strip()]
+    parts = [head, MATRIX, _MATRIX_NOTE, matrix(found), *scored, f"## {sections}"]
     return "\n\n".join(parts) + "\n"
 
 
