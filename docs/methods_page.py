@@ -21,9 +21,8 @@ from vidattr_bench import plugins
 from vidattr_bench.clip import Batch
 from vidattr_bench.fixtures import NETWORKS, as_model, small_batch
 from vidattr_bench.listing import render
-from vidattr_bench.method_checks import applicability, quickly
+from vidattr_bench.method_checks import applicability, every_spec, quickly
 from vidattr_bench.model import VideoModel
-from vidattr_bench.plan import all_methods
 from vidattr_bench.text import markdown
 
 PAGE = Path(__file__).with_name("methods.md")
@@ -135,7 +134,7 @@ def compose(found: pd.DataFrame, summary: pd.DataFrame) -> str:
 
 def main() -> None:
     """Write the page."""
-    specs = all_methods()
+    specs = every_spec()
     found = outcomes(SMALL, specs)
     for name, make in REAL.items():
         known = MODELS.is_dir()

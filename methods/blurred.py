@@ -32,6 +32,7 @@ class Blurred(Wrapper):
     """
 
     reference = "Rao et al. 2022, arXiv:2205.10435"
+    variants = ()
 
     of: AttributionMethod = dataclasses.field(default_factory=Gradient)
     space: float = 0.05

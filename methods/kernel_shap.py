@@ -40,7 +40,7 @@ class KernelShap(SupervoxelMethod):
     reference = "Lundberg & Lee 2017, arXiv:1705.07874; pairs: Covert & Lee 2021, arXiv:2012.01536"
     signed = True
     stochastic = True
-    variants = ("samples=300,segments=50",)
+    variants = ("samples=200,segments=50",)
     quick = "samples=80,segments=20"
 
     samples: int | None = None

@@ -35,6 +35,7 @@ class Smooth(Wrapper):
     """
 
     reference = "Smilkov et al. 2017, arXiv:1706.03825; Omeiza et al. 2019, arXiv:1908.01224"
+    variants = ()
     stochastic = True
     quick = "samples=3"
 

@@ -42,7 +42,7 @@ class TemporalMask(AttributionMethod):
     """
 
     reference = "Mänttäri et al. 2020, arXiv:2002.00367"
-    variants = ("iterations=50", "iterations=50,perturbation=reverse")
+    variants = ("iterations=25", "iterations=25,perturbation=reverse")
     quick = "iterations=2"
 
     perturbation: Literal["freeze", "reverse"] = "freeze"

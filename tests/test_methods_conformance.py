@@ -7,9 +7,8 @@ import torch
 
 from vidattr_bench.fixtures import NETWORKS, as_model
 from vidattr_bench.method import AttributionMethod
-from vidattr_bench.method_checks import applicability, quickly, suited_model
+from vidattr_bench.method_checks import applicability, every_spec, quickly, suited_model
 from vidattr_bench.model import VideoModel
-from vidattr_bench.plan import all_methods
 from vidattr_bench.testing import CHECKS, explain, small_batch
 
 
@@ -20,19 +19,19 @@ def subject(text: str) -> tuple[AttributionMethod, VideoModel]:
 
 
 @pytest.mark.parametrize("check", CHECKS["methods"], ids=lambda check: check.__name__)
-@pytest.mark.parametrize("text", all_methods())
+@pytest.mark.parametrize("text", every_spec())
 def test_contract(text, check):
     check(*subject(text))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("text", all_methods())
+@pytest.mark.parametrize("text", every_spec())
 def test_a_verified_map_or_a_reason(text, network):
     reason = applicability(quickly(text), as_model(NETWORKS[network]), small_batch(2))
     assert reason == "" or len(reason.split()) > 3
 
 
-@pytest.mark.parametrize("text", all_methods())
+@pytest.mark.parametrize("text", every_spec())
 def test_autocast_reaches_the_network_alone(text):
     method, model = subject(text)
     batch = small_batch(2)

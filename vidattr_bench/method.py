@@ -33,7 +33,7 @@ class AttributionMethod(ABC):
         stochastic: whether `attribute` takes `seeds`.
         draws: independent draws a run makes of a stochastic method, shown as one row.
         variants: options of the specs that `--methods all` runs, "" for the defaults; an expensive method names a
-            smaller budget here, which then shows in its row label.
+            smaller budget here, which then shows in its row label; none for what runs by name alone.
         quick: options that make it cheap enough for the conformance checks, "" where it is.
         aliases: other names that resolve to this method.
         requires: what the model must have; names of `vidattr_bench.requirements`.

@@ -19,9 +19,16 @@ from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import NETWORKS, as_model, explain, model_without, small_batch, small_model
 from vidattr_bench.method import AttributionMethod, SignedMethod, Wrapper, hook_tables
 from vidattr_bench.model import VideoModel
+from vidattr_bench.plan import all_methods
 
 MethodCheck = Callable[[AttributionMethod, VideoModel], None]
 SIZES = ((6, 20, 28), (9, 28, 20), (4, 23, 33))
+
+
+def every_spec() -> list[str]:
+    """All that `--methods all` runs, and the defaults of methods that run by name alone."""
+    named = [name for name in plugins.available("methods") if not plugins.load("methods", name).variants]
+    return [*all_methods(), *named]
 
 
 def quickly(text: str) -> AttributionMethod:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from vidattr_bench.checkpoints import trained_model
@@ -61,7 +62,9 @@ class Tiny3D(ModelEntry):
         path = self.checkpoint or _SHIPPED / f"tiny3d-{self.seed}.safetensors"
         if self.checkpoint is None and not path.is_file():
             raise ModelError(f"tiny3d:seed={self.seed} is not shipped; there are: {', '.join(_shipped_seeds())}")
-        return trained_model(self, path, feature_layer="features", name=self.name)
+        model = trained_model(self, path, feature_layer="features", name=self.name)
+        model.net.to(memory_format=torch.channels_last_3d)  # on a CPU a tenth faster
+        return model
 
 
 def _shipped_seeds() -> list[str]:
