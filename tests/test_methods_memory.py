@@ -105,6 +105,7 @@ def run_as_a_script(chosen: list[str]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the first one measures them all
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
 @pytest.mark.parametrize("spec", specs())
 def test_a_method_stays_below_3_gigabytes(spec, increases):
