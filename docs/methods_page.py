@@ -38,17 +38,21 @@ def small(build: Callable[[], torch.nn.Module]) -> tuple[VideoModel, Batch]:
     return as_model(build), small_batch(2)
 
 
-def real(spec: str) -> tuple[VideoModel, Batch]:
-    """A network of the zoo with its trained weights, and two clips of the size it was made for."""
+def real(spec: str, size: tuple[int, int, int]) -> tuple[VideoModel, Batch]:
+    """A network of the zoo with its trained weights, and two clips of this size."""
     model: VideoModel = plugins.create("models", spec).build()
-    return model, small_batch(2, (model.input.length, *model.input.size))
+    return model, small_batch(2, size)
 
 
 SMALL: Mapping[str, Subject] = {name: partial(small, build) for name, build in NETWORKS.items()}
 REAL: Mapping[str, Subject] = {
-    "R(2+1)D-Light": partial(real, f"r2plus1d_light:checkpoint={MODELS / 'ucf101_r2plus1d_light_112.pth'}"),
+    "R(2+1)D-Light": partial(
+        real, f"r2plus1d_light:checkpoint={MODELS / 'ucf101_r2plus1d_light_112.pth'}", (10, 48, 56)
+    ),
     "LRCN": partial(
-        real, f"lrcn:checkpoint={MODELS / 'ucf50_lrcn_64x20.h5'},classes_file={MODELS / 'ucf50_labels.txt'}"
+        real,
+        f"lrcn:checkpoint={MODELS / 'ucf50_lrcn_64x20.h5'},classes_file={MODELS / 'ucf50_labels.txt'}",
+        (20, 64, 64),
     ),
 }
 

@@ -31,7 +31,7 @@ class LeaveOneOut(SupervoxelMethod):
 
     reference = "Zeiler & Fergus 2013, arXiv:1311.2901, on supervoxels"
     signed = True
-    quick = "segments=8"
+    quick = "segments=20"
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward of the clip and one of each supervoxel's absence."""

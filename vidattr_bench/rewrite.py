@@ -87,7 +87,7 @@ def _rewritten(model: VideoModel, frames: Tensor) -> VideoModel | str:
         except torch.OutOfMemoryError:  # passes, and so must not be remembered
             raise
         except Exception as error:
-            first = str(error).strip().split("\n")[0]
+            first = str(error).strip().split("\n")[0].split(". ")[0]
             return f"torch.fx cannot follow the network's forward pass: {type(error).__name__}: {first}"
     if not same:
         return "torch.fx follows the network's forward pass to other logits: it depends on data or on state"
