@@ -1,7 +1,10 @@
 """Every method that is installed, in every variant, keeps the contract; a file dropped into methods/ is tested too."""
 
+import runpy
 from functools import cache
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -26,9 +29,19 @@ def test_contract(text, check):
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("text", every_spec())
-def test_a_verified_map_or_a_reason(text, network):
+def test_a_verified_map_or_a_reason_as_the_page_says(text, network):
+    """Run `python docs/methods_page.py` where a cell of the page has changed."""
     reason = applicability(quickly(text), as_model(NETWORKS[network]), small_batch(2))
     assert reason == "" or len(reason.split()) > 3
+    assert written_matrix().loc[text, network] == (reason or "map")
+
+
+@cache
+def written_matrix() -> pd.DataFrame:
+    path = Path(__file__).parents[1] / "docs" / "methods_page.py"
+    page = runpy.run_path(str(path))
+    found: pd.DataFrame = page["read_matrix"](page["PAGE"].read_text(encoding="utf-8"))
+    return found
 
 
 @pytest.mark.parametrize("text", every_spec())
