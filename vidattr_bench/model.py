@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vidattr_bench.errors import ModelError, NotApplicableError, did_you_mean
+from vidattr_bench.probe import Probe, mixes_channels, recording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +258,7 @@ class VideoModel(nn.Module):
         if begins == 0:
             raise NotApplicableError(f"no layer with activations (N, C, t, h, w) runs before {layer!r}")
         before = names[begins - 1]
-        return before if _mixes_channels(self.module(layer)) else self.layer_before(before, x)
+        return before if mixes_channels(self.module(layer)) else self.layer_before(before, x)
 
     def linear_head(self, x: Tensor) -> LinearHead:
         """The linear head and the layer it pools, found by a probe and verified on it numerically.
@@ -276,16 +276,16 @@ class VideoModel(nn.Module):
                     return LinearHead(name, self.module(linear).weight)  # type: ignore[arg-type]
         raise NotApplicableError("the network has no linear head on a channel-wise global average pooling")
 
-    def _probe(self, x: Tensor) -> _Probe:
+    def _probe(self, x: Tensor) -> Probe:
         """What the modules put out on the first clip of x, once per clip size."""
         key = ("probe", tuple(x.shape[1:]), x.device)
         if key not in self.facts:
-            with torch.no_grad(), _recording(self.net) as probe:
+            with torch.no_grad(), recording(self.net) as probe:
                 # A constant clip could make two layers look alike; noise from a fixed generator does not.
                 noise = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0))
                 probe.logits = self.net(noise.to(x))
             self.facts[key] = probe
-        found: _Probe = self.facts[key]
+        found: Probe = self.facts[key]
         return found
 
     def weights_hash(self) -> str:
@@ -304,61 +304,6 @@ def _differentiable_recurrence(net: nn.Module, x: Tensor) -> AbstractContextMana
         return nullcontext()
     allow_tf32 = torch.backends.cudnn.allow_tf32
     return torch.backends.cudnn.flags(enabled=False, allow_tf32=allow_tf32)
-
-
-@dataclasses.dataclass
-class _Probe:
-    """Volumes (name, shape, mean over t, h, w) and linear layers (name, input, output) in order of execution.
-
-    How often every module runs is in `runs`. Shapes in `channel_last` are (N, t, h, w, C), as in video transformers; no
-    volume has one of them.
-    """
-
-    volumes: list[tuple[str, torch.Size, Tensor]] = dataclasses.field(default_factory=list)
-    linears: list[tuple[str, Tensor, Tensor]] = dataclasses.field(default_factory=list)
-    channel_last: set[torch.Size] = dataclasses.field(default_factory=set)
-    logits: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
-    runs: Counter[str] = dataclasses.field(default_factory=Counter)
-
-    def layers(self) -> list[tuple[str, torch.Size]]:
-        """Name and shape of the volumes of the modules that run once."""
-        return [(name, shape) for name, shape, _ in self.volumes if self.runs[name] == 1]
-
-
-@contextmanager
-def _recording(net: nn.Module) -> Iterator[_Probe]:
-    probe = _Probe()
-
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            probe.runs[name] += 1
-            if isinstance(module, nn.Linear) and args and args[0].ndim == 2:
-                probe.linears.append((name, args[0], output))
-            elif isinstance(output, Tensor) and output.ndim == 5 and len(output) == 1:
-                probe.volumes.append((name, output.shape, output.mean((2, 3, 4))))
-                if _acts_on_last_axis(module):
-                    probe.channel_last |= {output.shape, *(tensor.shape for tensor in args)}
-
-        return hook
-
-    handles = [module.register_forward_hook(record(name)) for name, module in net.named_modules() if name]
-    try:
-        yield probe
-    finally:
-        for handle in handles:
-            handle.remove()
-    probe.volumes = [volume for volume in probe.volumes if volume[1] not in probe.channel_last]
-
-
-def _mixes_channels(module: nn.Module) -> bool:
-    """Whether it is or holds a convolution or linear layer; the weights of a norm are one number a channel."""
-    return any(parameter.ndim > 1 for parameter in module.parameters())
-
-
-def _acts_on_last_axis(module: nn.Module) -> bool:
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        return len(module.normalized_shape) == 1
-    return isinstance(module, nn.Linear)
 
 
 @dataclasses.dataclass(frozen=True)

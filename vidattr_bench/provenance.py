@@ -24,8 +24,19 @@ from vidattr_bench.store import Store
 
 # Files whose code decides the numbers of every row, whatever the plug-ins.
 _ENGINE = (
-    *("attention", "clip", "evaluation", "linearity", "method", "metric", "model", "perturbation", "randomness"),
-    *("requirements", "rewrite", "rows", "stills", "substrates", "supervoxels", "tokens", "transform", "units"),
+    *("attention", "clip", "evaluation", "linearity", "method", "metric", "model", "perturbation", "probe"),
+    *(
+        "randomness",
+        "requirements",
+        "rewrite",
+        "rows",
+        "stills",
+        "substrates",
+        "supervoxels",
+        "tokens",
+        "transform",
+        "units",
+    ),
     "video",
 )
 _PACKAGES = (
