@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from vidattr_bench import process
 
-import pytest
-import torch
-from hypothesis import settings
+process.tune()
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
 # A busy machine is not a failure, and CI draws the same examples every time.
