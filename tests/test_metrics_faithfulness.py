@@ -207,7 +207,7 @@ def test_all_metrics_of_one_curve_share_its_forwards_and_all_methods_its_ends(re
         for metric in metrics:
             metric(one)
     specs = {spec for metric in metrics for spec in metric.curve_specs()}
-    curves = sum(planned_forwards(spec, T, H, W) for spec in specs)
+    curves = sum(planned_forwards(spec, regular_units(spec.unit, T, H, W)) for spec in specs)
     assert {spec.substrate for spec in specs} == {"blur3d", "freeze"}
     assert case.model.calls.forwards == N * (1 + 2 + 2 * curves)
 

@@ -134,19 +134,19 @@ def test_a_curve_sends_exactly_the_planned_clips(unit, steps, convolutional, x, 
         sent = convolutional.calls.forwards - before
         needed = 2 * (len(found.fractions) - 2)
         assert sent == -(-needed // forward_batch) * forward_batch
-        assert sent == planned_forwards(spec, T, H, W, forward_batch)
+        assert sent == planned_forwards(spec, regular_units(spec.unit, T, H, W), forward_batch)
         assert set(convolutional.net.batches[-sent // forward_batch :]) == {forward_batch}
 
 
 def test_the_default_curve_costs_two_times_thirty_one_clips():
-    assert planned_forwards(CurveSpec(), 16, 64, 64) == 62
-    assert planned_forwards(CurveSpec(), 16, 112, 112, forward_batch=8) == 64
+    assert planned_forwards(CurveSpec(), regular_units("tubelet", 16, 64, 64)) == 62
+    assert planned_forwards(CurveSpec(), regular_units("tubelet", 16, 112, 112), forward_batch=8) == 64
 
 
 def test_the_plan_leaves_out_a_middle_tie_only_where_it_is_certain():
     # 5 x 7 x 7 tubelets, an odd number: of one size they always tie in the middle, of several sizes hardly ever.
-    assert planned_forwards(CurveSpec(), 5, 14, 21) == 60
-    assert planned_forwards(CurveSpec(), 5, 15, 20) == 62
+    assert planned_forwards(CurveSpec(), regular_units("tubelet", 5, 14, 21)) == 60
+    assert planned_forwards(CurveSpec(), regular_units("tubelet", 5, 15, 20)) == 62
 
 
 def test_forward_pads_the_tail_and_hides_the_padding(convolutional):

@@ -76,7 +76,7 @@ def test_every_owed_row_is_there_and_every_file(finished):
     assert {"run.yaml", "provenance.json", "summary.csv", "summary.md", "summary.tex", "plots", "clips"} <= names
     facts = json.loads((finished.folder / "provenance.json").read_text())
     assert facts["depends_on"]["seed"] == 0
-    assert facts["clips"] == {"planned": 5, "missing": 0}
+    assert facts["clips"] == {"planned": 5, "missing": 0, "sampled": 5}
 
 
 def test_the_summary_is_the_mean_of_the_rows(finished):

@@ -98,6 +98,7 @@ def _run_options(parser: _Parser) -> None:
     add("--workers", type=int, metavar="N", help="processes that decode (default: 0, in the main one)")
     add("--shard", metavar="i/n", help="do part i of n of the plan, i from 1")
     add("--save-maps", action="store_true", help="keep every map under maps/")
+    add("--sample", type=int, metavar="N", help="clips for metrics that explain again (default: 8, evenly spaced)")
     add("--pictures", type=int, metavar="N", help="clips to draw (default: 3)")
     add("--accelerator", help="as Lightning's Trainer: auto, cpu, gpu, ...")
     add("--devices", help="as Lightning's Trainer: auto, 2, 0,1, ...")

@@ -20,6 +20,7 @@ from vidattr_bench.metric import Metric
 from vidattr_bench.model import VideoModel
 from vidattr_bench.plan import prepare
 from vidattr_bench.settings import Settings
+from vidattr_bench.units import regular_units
 
 
 class Work(NamedTuple):
@@ -60,7 +61,9 @@ def per_clip(method: AttributionMethod, metrics: Mapping[str, Metric], model: Vi
     except NotApplicableError:
         return Work(method.draws * cells, 0, 0)
     _, t, h, w = clip.shape
-    curves = sum(perturbation.planned_forwards(spec, t, h, w) for spec in curve_specs(metrics))
+    curves = sum(
+        perturbation.planned_forwards(spec, regular_units(spec.unit, t, h, w)) for spec in curve_specs(metrics)
+    )
     return Work(method.draws * cells, method.draws * (forwards + curves), method.draws * backwards)
 
 

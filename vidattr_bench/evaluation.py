@@ -12,15 +12,15 @@ from torch import Tensor
 from vidattr_bench.clip import Batch, Unreadable
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.ledger import Ledger
-from vidattr_bench.metric import Case, Measurement, Metric, Shared, Step
+from vidattr_bench.metric import Case, Explain, Measurement, Metric
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import CurveSpec
 from vidattr_bench.randomness import derive
-from vidattr_bench.rows import Rows, Subject, curve_rows, describe, outcome, unreadable_rows
+from vidattr_bench.rows import Problem, Rows, Subject, curve_rows, describe, outcome, unreadable_rows
+from vidattr_bench.shared import Shared, Step
 from vidattr_bench.store import Cell
 
 Progress = Callable[[str, str], None]
-Explain = Callable[[VideoModel, Tensor, Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Explained:
     """The maps of one method and draw; a clip whose map failed holds zeros and its status and reason."""
 
     relevance: Tensor
-    problems: Mapping[int, tuple[str, str]]
+    problems: Mapping[int, Problem]
 
 
 def evaluate(
@@ -67,7 +67,9 @@ class Evaluation:
             seed=subject.seed,
             forward_batch=subject.forward_batch,
             step=self._step(batch),
+            donor=subject.donor,
         )
+        self._apart: dict[int, Shared] = {}
         logits = torch.stack([self.shared.clean_logits(i) for i in range(len(batch))])
         if bool(logits.softmax(1).isnan().any()):
             raise FloatingPointError("the model's probabilities are NaN")
@@ -118,32 +120,44 @@ class Evaluation:
         try:
             return Explained(self._attribute(label, seed, everyone), {})
         except NotApplicableError as error:
-            return self._failed(dict.fromkeys(everyone, ("not_applicable", str(error))))
+            return self._failed(dict.fromkeys(everyone, problem_of(error)))
         except Exception as error:
             if len(everyone) == 1:
-                return self._failed({0: ("failed", describe(error))})
+                return self._failed({0: problem_of(error)})
         maps, problems = self._failed({}).relevance, {}
         for clip in everyone:
             try:
                 maps[clip] = self._attribute(label, seed, [clip])[0]
             except Exception as error:
-                problems[clip] = ("failed", describe(error))
+                problems[clip] = problem_of(error)
         return Explained(maps, problems)
 
     def _attribute(self, label: str, seed: int, clips: Sequence[int]) -> Tensor:
         batch = self.batch.select(clips)
-        explain = self._explainer(label, batch, seed)
+        method = self.subject.methods[label]
+        tubes = batch.tubes if method.needs_truth else None
         with self.ledger.step("attribution", batch.ids, label):
-            return explain(self.subject.model, batch.frames, self.targets[list(clips)])
+            seeds = self._seeds(label, batch, seed)
+            return method(self.subject.model, batch.frames, self.targets[list(clips)], seeds, tubes=tubes)
+
+    def _seeds(self, label: str, batch: Batch, seed: int, *draw: str) -> list[int] | None:
+        """One seed a clip where the method draws."""
+        stochastic = self.subject.methods[label].stochastic
+        return [derive(seed, clip, label, *draw) for clip in batch.ids] if stochastic else None
 
     def _explainer(self, label: str, batch: Batch, seed: int) -> Explain:
-        """The method with what it needs beside model, frames and targets filled in."""
+        """The method for clips that are not the annotated ones any more, its seeds filled in."""
         method = self.subject.methods[label]
-        seeds = [derive(seed, clip, label) for clip in batch.ids] if method.stochastic else None
-        tubes = batch.tubes if method.needs_truth else None
-        return lambda model, frames, targets: method(model, frames, targets, seeds, tubes=tubes)
 
-    def _failed(self, problems: Mapping[int, tuple[str, str]]) -> Explained:
+        def explain(model: VideoModel, frames: Tensor, targets: Tensor, draw: int = 0) -> Tensor:
+            if method.needs_truth:
+                raise NotApplicableError("it sees the truth of the annotated clip and cannot explain another one")
+            seeds = self._seeds(label, batch, seed, *([f"draw {draw}"] if draw else []))
+            return method(model, frames, targets, seeds)
+
+        return explain
+
+    def _failed(self, problems: Mapping[int, Problem]) -> Explained:
         return Explained(torch.zeros_like(self.batch.frames[:, 0]), problems)
 
     def _score(
@@ -157,14 +171,15 @@ class Evaluation:
     ) -> None:
         case = self._case(self.batch, self.shared, label, seed, explained.relevance)
         apart: dict[int, Case] = {}
-        hopeless = len(explained.problems) == len(self.batch)
         for name in wanted:
             progress(label, name)
-            result = None if hopeless else self._measure(name, case, apart, label, seed)
-            for clip, clip_id in enumerate(self.batch.ids):
-                cell = Cell(clip_id, label, name, seed)
-                if cell in missing:
-                    self.rows.scores.append(self._row(cell, clip, outcome(result, clip, explained.problems.get(clip))))
+            cells = {clip: Cell(id, label, name, seed) for clip, id in enumerate(self.batch.ids)}
+            cells = {clip: cell for clip, cell in cells.items() if cell in missing}
+            usable = [clip for clip in cells if clip not in explained.problems]
+            results = self._measure(name, case, apart, usable, label, seed)
+            for clip, cell in cells.items():
+                result = explained.problems.get(clip) or results[clip]
+                self.rows.scores.append(self._row(cell, clip, outcome(result)))
         self._add_curves(label, seed, case, apart, explained)
 
     def _case(self, batch: Batch, shared: Shared, label: str, seed: int, relevance: Tensor) -> Case:
@@ -180,36 +195,40 @@ class Evaluation:
             step=self._step(batch, label),
         )
 
-    def _measure(self, name: str, case: Case, apart: dict[int, Case], label: str, seed: int) -> list[Measurement | str]:
-        """A measurement a clip, each of one value, or the reason why it failed."""
-        try:
-            return self._measure_together(name, case, label)
-        except Exception as error:
-            if len(case) == 1:
-                return [describe(error)]
-        results: list[Measurement | str] = []
-        for clip in range(len(case)):
-            alone = apart.setdefault(clip, self._alone(case, clip, label, seed))
-            results += self._measure(name, alone, {}, label, seed)
+    def _measure(
+        self, name: str, case: Case, apart: dict[int, Case], clips: Sequence[int], label: str, seed: int
+    ) -> dict[int, Measurement | Problem]:
+        """A measurement of one value for each of `clips`, or why there is none.
+
+        The clips of a batch are measured together; after a failure, and where a metric explains again, apart.
+        """
+        if clips and not self.subject.metrics[name].explains:
+            try:
+                together = self._measure_together(name, case, label)
+                return {clip: together[clip] for clip in clips}
+            except Exception as error:
+                if len(case) == 1:
+                    return dict.fromkeys(clips, problem_of(error))
+        results: dict[int, Measurement | Problem] = {}
+        for clip in clips:
+            if clip not in apart:
+                apart[clip] = self._alone(case, clip, label, seed)
+            try:
+                (results[clip],) = self._measure_together(name, apart[clip], label)
+            except Exception as error:
+                results[clip] = problem_of(error)
         return results
 
-    def _measure_together(self, name: str, case: Case, label: str) -> list[Measurement | str]:
+    def _measure_together(self, name: str, case: Case, label: str) -> list[Measurement]:
         with self.ledger.step(name, case.batch.ids, label):
             return _split(self.subject.metrics[name].measure(case), len(case))
 
     def _alone(self, case: Case, clip: int, label: str, seed: int) -> Case:
-        """The case of one clip, with the curves that are there already."""
-        batch = self.batch.select([clip])
-        shared = Shared(
-            self.subject.model,
-            batch,
-            self.targets[[clip]],
-            labels=self.shared.labels[[clip]],
-            seed=self.subject.seed,
-            forward_batch=self.subject.forward_batch,
-            step=self._step(batch),
-        )
-        alone = self._case(batch, shared, label, seed, case.relevance[[clip]])
+        """The case of one clip, with what is known of it already."""
+        if clip not in self._apart:
+            self._apart[clip] = self.shared.alone(clip, self._step(self.batch.select([clip])))
+        shared = self._apart[clip]
+        alone = self._case(shared.batch, shared, label, seed, case.relevance[[clip]])
         alone.computed = {spec: [curves[clip]] for spec, curves in case.computed.items()}
         return alone
 
@@ -243,12 +262,17 @@ class Evaluation:
                 self.rows.maps[clip_id, label] = explained.relevance[clip].cpu()
 
 
+def problem_of(error: Exception) -> Problem:
+    """Status and reason of a cell that has no value because of an error."""
+    return ("not_applicable" if isinstance(error, NotApplicableError) else "failed", describe(error))
+
+
 def curve_specs(metrics: Mapping[str, Metric]) -> tuple[CurveSpec, ...]:
     """The perturbation curves that the metrics need, each once."""
     return tuple(dict.fromkeys(spec for metric in metrics.values() for spec in metric.curve_specs()))
 
 
-def _split(measurement: Measurement, n: int) -> list[Measurement | str]:
+def _split(measurement: Measurement, n: int) -> list[Measurement]:
     values, chance, reasons = measurement.values, measurement.chance, measurement.reasons
     if values.shape != (n,) or (chance is not None and chance.shape != (n,)) or len(reasons) not in (0, n):
         shapes = f"{tuple(values.shape)}, {None if chance is None else tuple(chance.shape)} and {len(reasons)}"

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from vidattr_bench import perturbation, substrates
+from vidattr_bench import perturbation
 from vidattr_bench.clip import Batch
-from vidattr_bench.errors import DataError
+from vidattr_bench.errors import DataError, NotApplicableError
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import Curve, CurveSpec
-from vidattr_bench.substrates import Replace
+from vidattr_bench.shared import RemovalSpec, Shared, Step, no_grad
 
-Step = Callable[[str, int], AbstractContextManager[None]]
+
+class Explain(Protocol):
+    """How a metric explains again: opaque, for the N clips of its case, seeds filled in.
+
+    `draw` other than 0 gives a stochastic method other seeds. The method whose map needs the truth refuses.
+    """
+
+    def __call__(self, model: VideoModel, frames: Tensor, targets: Tensor, draw: int = 0) -> Tensor:
+        """Relevance (N, T, H, W) of frames (N, C, T, H, W) for targets (N,)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,79 +62,6 @@ class Cost:
     memory: float = float("nan")
 
 
-class Shared:
-    """What all methods share on one batch: clean logits, substrates, curve ends; computed once, on demand.
-
-    Args:
-        model: the model under explanation.
-        batch: N clips.
-        targets: int64 (N,), the class explained, as an index of the model's classes.
-        labels: int64 (N,), the clip's own class as an index of the model's classes, -1 where it has none.
-        seed: the run's seed.
-        forward_batch: clips per forward of the perturbation engine.
-        step: context that books cost to (step, clip index of the batch); no-op by default.
-    """
-
-    def __init__(
-        self,
-        model: VideoModel,
-        batch: Batch,
-        targets: Tensor,
-        *,
-        labels: Tensor | None = None,
-        seed: int = 0,
-        forward_batch: int = 4,
-        step: Step | None = None,
-    ) -> None:
-        self.model, self.batch, self.targets, self.seed = model, batch, targets, seed
-        self.labels = batch.labels if labels is None else labels
-        self.forward_batch = forward_batch
-        self.step: Step = step or (lambda name, clip: nullcontext())
-        self._memo: dict[Any, Any] = {}
-
-    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
-        """The value of `key`, made once."""
-        if key not in self._memo:
-            self._memo[key] = make()
-        return self._memo[key]
-
-    def x(self, clip: int) -> Tensor:
-        """The normalised clip (C, T, H, W)."""
-        value: Tensor = self.memo(("x", clip), lambda: self.model.normalise(self.batch.frames[clip : clip + 1])[0])
-        return value
-
-    def clean_logits(self, clip: int) -> Tensor:
-        """Logits (K,) of the clean clip."""
-
-        def forward() -> Tensor:
-            with self.step("clean", clip), _no_grad():
-                return perturbation.forward(self.model, self.x(clip)[None], self.forward_batch)[0]
-
-        value: Tensor = self.memo(("clean", clip), forward)
-        return value
-
-    def substrate(self, clip: int, text: str) -> Replace:
-        """The substrate `text` bound to the clean clip: a blur is computed once for all methods."""
-
-        def bind() -> Replace:
-            with _no_grad():
-                return substrates.bind(text, self.x(clip), self.model, self.seed, self.batch.ids[clip])
-
-        replace: Replace = self.memo(("substrate", clip, text), bind)
-        return replace
-
-    def end_logits(self, clip: int, spec: CurveSpec) -> Tensor:
-        """Logits (K,) of the clip with everything removed."""
-
-        def forward() -> Tensor:
-            with self.step(f"curves:{spec.substrate}", clip), _no_grad():
-                empty = perturbation.apply_all(self.substrate(clip, spec.substrate), self.x(clip))
-                return perturbation.forward(self.model, empty[None], self.forward_batch)[0]
-
-        value: Tensor = self.memo(("end", clip, spec.substrate), forward)
-        return value
-
-
 class Case:
     """The maps of one method on one batch, as metrics see them.
 
@@ -138,7 +73,7 @@ class Case:
         seed: the run's seed; orders of tied units derive from it.
         shared: what other methods on this batch have already computed.
         cost: what the attribution cost, where it was measured.
-        explain: `explain(model, frames, targets)` -> relevance, for metrics that must explain again.
+        explain: explains again, for the metrics that must.
         promised_total: `promised_total(model, frames, targets)` -> what relevance adds up to in theory, or None.
     """
 
@@ -152,7 +87,7 @@ class Case:
         seed: int = 0,
         shared: Shared | None = None,
         cost: Cost | None = None,
-        explain: Callable[[VideoModel, Tensor, Tensor], Tensor] | None = None,
+        explain: Explain | None = None,
         promised_total: Callable[[VideoModel, Tensor, Tensor], Tensor | None] | None = None,
         step: Step | None = None,
     ) -> None:
@@ -161,7 +96,7 @@ class Case:
         # Metrics count in float64, which Apple's devices lack.
         self.relevance = relevance.cpu() if relevance.is_mps else relevance
         self.shared = shared or Shared(model, batch, targets, seed=seed)
-        self.seed, self.cost, self.explain = self.shared.seed, cost or Cost(), explain
+        self.seed, self.cost, self._explain = self.shared.seed, cost or Cost(), explain
         self.promised_total = promised_total or (lambda model, frames, targets: None)
         self.step: Step = step or (lambda name, clip: nullcontext())
         self.computed: dict[CurveSpec, list[Curve]] = {}
@@ -176,6 +111,28 @@ class Case:
             self._memo[key] = make()
         return self._memo[key]
 
+    def explain(self, model: VideoModel, frames: Tensor, targets: Tensor, draw: int = 0) -> Tensor:
+        """Relevance (N, T, H, W) of the case's clips changed to `frames`, by the method whose maps these are.
+
+        Args:
+            model: another model, or the same.
+            frames: (N, C, T, H, W) in [0, 1], one for each clip of the case.
+            targets: int64 (N,).
+            draw: another number gives a stochastic method other seeds; 0 are those of the maps.
+
+        Raises:
+            NotApplicableError: the case came without a method, or the method cannot explain any but the annotated clip.
+        """
+        if self._explain is None:
+            raise NotApplicableError("these maps came without the method that made them")
+        relevance = self._explain(model, frames, targets, draw)
+        return relevance.cpu() if relevance.is_mps else relevance
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (M, K) of normalised clips (M, C, T, H, W), in the forward batches of all perturbed clips."""
+        with no_grad():
+            return perturbation.forward(self.model, x, self.shared.forward_batch)
+
     def curves(self, spec: CurveSpec) -> list[Curve]:
         """The perturbation curves of every clip; each perturbed clip is forwarded once whatever metrics ask for it."""
         if spec not in self.computed:
@@ -183,18 +140,21 @@ class Case:
         return self.computed[spec]
 
     def _curve(self, clip: int, spec: CurveSpec) -> Curve:
-        ends = (self.shared.clean_logits(clip), self.shared.end_logits(clip, spec))
-        with self.step(f"curves:{spec.substrate}", clip), _no_grad():
+        shared = self.shared
+        ends = (shared.clean_logits(clip), shared.end_logits(clip, spec.substrate))
+        units, replace = shared.units(clip, spec.unit), shared.substrate(clip, spec.substrate)
+        with self.step(f"curves:{spec.substrate}", clip), no_grad():
             return perturbation.curve(
                 self.model,
-                self.shared.x(clip),
+                shared.x(clip),
                 self.relevance[clip],
                 spec,
                 ends,
                 seed=self.seed,
                 clip_id=self.batch.ids[clip],
-                forward_batch=self.shared.forward_batch,
-                replace=self.shared.substrate(clip, spec.substrate),
+                forward_batch=shared.forward_batch,
+                units=units,
+                replace=replace,
             )
 
 
@@ -208,12 +168,6 @@ def _check_map(batch: Batch, relevance: Tensor) -> None:
         )
 
 
-@contextmanager
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
 @dataclasses.dataclass(frozen=True)
 class Metric(ABC):
     """One number a clip from a case; every choice is a field.
@@ -222,6 +176,7 @@ class Metric(ABC):
         family: faithfulness, localisation, temporal, robustness, sanity, complexity or cost.
         higher_is_better: direction; None where neither is better.
         reference: paper with arXiv number or DOI.
+        explains: how many times it explains a clip again; such a metric is measured on a declared sample of clips.
         primary: whether it is an endpoint declared in advance, which tables and plots put first.
         presets: names under which `--metrics` runs it, with the options there: {"default": ("", "substrate=freeze")}.
         units: what the value is measured in, with its range.
@@ -230,6 +185,7 @@ class Metric(ABC):
     family: ClassVar[str] = ""
     higher_is_better: ClassVar[bool | None] = True
     reference: ClassVar[str] = ""
+    explains: ClassVar[int] = 0
     primary: ClassVar[bool] = False
     presets: ClassVar[dict[str, tuple[str, ...]]] = {}
     units: ClassVar[str] = ""
@@ -239,8 +195,16 @@ class Metric(ABC):
         """Values, chance levels and reasons, one a clip."""
 
     def curve_specs(self) -> tuple[CurveSpec, ...]:
-        """The perturbation curves it reads: what a plan counts forwards by."""
+        """The perturbation curves it reads, each forwarded once a map: what a plan counts forwards by."""
         return ()
+
+    def removal_specs(self) -> tuple[RemovalSpec, ...]:
+        """The random removed sets it reads, each forwarded once a clip for all methods."""
+        return ()
+
+    def own_forwards(self, model: VideoModel, clip: Tensor) -> int:
+        """Clips that it sends forward itself for one map of a clip (C, T, H, W), explanations not counted."""
+        return 0
 
     def __call__(self, case: Case) -> Tensor:
         """Values, float64 (N,), NaN where undefined."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from vidattr_bench import substrates
-from vidattr_bench.errors import PluginError, did_you_mean
+from vidattr_bench.errors import PluginError
 from vidattr_bench.model import VideoModel
 from vidattr_bench.substrates import Replace
-from vidattr_bench.units import UNITS, Units, cut_boundaries, regular_units, removal_order, tie_fraction
+from vidattr_bench.units import Units, check_unit, cut_boundaries, regular_units, removal_order, tie_fraction
 
 MEASURED_FORWARDS = 3
 
@@ -25,7 +25,7 @@ class CurveSpec:
     """What is removed at once, what replaces it, and at how many cuts the model is asked.
 
     Attributes:
-        unit: tubelet (a regular grid of 8 x 7 x 7 cells, fewer where an axis is shorter), frame or voxel.
+        unit: tubelet (a regular grid of 8 x 7 x 7 cells, fewer where an axis is shorter), supervoxel, frame or voxel.
         substrate: spec of a substrate.
         steps: S; cut k lies at the unit boundary nearest to the fraction k / S of voxels.
 
@@ -38,8 +38,7 @@ class CurveSpec:
     steps: int = 32
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise PluginError(f"unknown unit {self.unit!r}; {did_you_mean(self.unit, UNITS)}")
+        check_unit(self.unit)
         if self.steps < 1:
             raise PluginError(f"steps={self.steps}: a curve needs at least one step")
         substrates.create(self.substrate)
@@ -64,12 +63,11 @@ class Curve:
     reason: str = ""
 
 
-def planned_forwards(spec: CurveSpec, t: int, h: int, w: int, forward_batch: int = 1) -> int:
+def planned_forwards(spec: CurveSpec, units: Units, forward_batch: int = 1) -> int:
     """Clips that one curve sends through the model, the shared end points left out, padded to whole forward batches.
 
     Exact where all units have one size; where they differ, a tie in the very middle saves two clips.
     """
-    units = regular_units(spec.unit, t, h, w)
     interior = len(cut_boundaries(units.sizes, spec.steps)) - 2
     if len(set(units.sizes.tolist())) > 1:
         interior = max(interior, min(spec.steps, len(units.sizes)) - 1)
@@ -111,6 +109,7 @@ def curve(
     seed: int,
     clip_id: str,
     forward_batch: int,
+    units: Units | None = None,
     replace: Replace | None = None,
 ) -> Curve:
     """The MoRF and LeRF curves of one clip, 2 (P - 2) perturbed clips in one stream of forwards.
@@ -124,6 +123,7 @@ def curve(
         seed: the run's seed; with `clip_id` and the unit it fixes the order of ties.
         clip_id: unique name of the clip.
         forward_batch: clips per forward.
+        units: the partition of the clip; by default the regular one that the spec names.
         replace: the substrate bound to x, where the caller has it already.
 
     Raises:
@@ -131,7 +131,7 @@ def curve(
     """
     if relevance.shape != x.shape[1:]:
         raise ValueError(f"clip {clip_id}: relevance {tuple(relevance.shape)} for a clip of {tuple(x.shape)}")
-    units = regular_units(spec.unit, *x.shape[1:])
+    units = units or regular_units(spec.unit, *x.shape[1:])
     means = units.means(relevance)
     if not bool(means.isfinite().all()):
         raise ValueError(f"clip {clip_id}: relevance has NaN or infinite values")
@@ -152,6 +152,22 @@ def curve(
         lerf=torch.cat([clean, lerf, empty]),
         ties=tie_fraction(means),
     )
+
+
+@torch.no_grad()
+def removed_logits(
+    model: VideoModel, x: Tensor, units: Units, removed: Tensor, replace: Replace, forward_batch: int
+) -> Tensor:
+    """Logits (M, K) of the clip x (C, T, H, W) without each of M sets of units, bool (M, U), the tail padded."""
+    labels = units.labels.to(x.device)
+    masks = torch.empty(forward_batch, *x.shape[1:], dtype=x.dtype, device=x.device)
+    clips = x.new_empty(forward_batch, *x.shape)
+    logits = []
+    for rows in torch.split(removed.to(x), forward_batch):
+        for mask, row in zip(masks, rows, strict=False):
+            mask.copy_(row[labels])
+        logits.append(forward(model, replace(masks[: len(rows)], clips[: len(rows)]), forward_batch))
+    return torch.cat(logits)
 
 
 def _ranks(units: Units, order: Tensor) -> Tensor:

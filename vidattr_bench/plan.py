@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from vidattr_bench import classes, plugins, spec, zoo
+from vidattr_bench import classes, plugins, randomness, spec, zoo
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
-from vidattr_bench.errors import DataError, ModelError, RunError, did_you_mean
+from vidattr_bench.errors import DataError, ModelError, NotApplicableError, RunError, did_you_mean
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Metric
 from vidattr_bench.model import VideoModel
@@ -62,9 +63,36 @@ class Plan:
 
     def pictured(self) -> set[str]:
         """The clips to draw, evenly spaced over the plan."""
+        return self._spaced(self.settings.pictures)
+
+    def sampled(self) -> set[str]:
+        """The clips on which metrics that explain again are measured, evenly spaced over the plan."""
+        return self._spaced(self.settings.sample)
+
+    def _spaced(self, wanted: int) -> set[str]:
         refs = self.refs(range(len(self.data.plan)))
-        wanted = min(self.settings.pictures, len(refs))
+        wanted = min(wanted, len(refs))
         return {refs[(2 * i + 1) * len(refs) // (2 * wanted)].id for i in range(wanted)}
+
+    def donor(self, clip: str) -> Tensor:
+        """The frames (C, T, H, W) of another clip of the split, of another group and class where there is one.
+
+        A function of the run's seed, the clip and the split: never of the batch or of --limit.
+
+        Raises:
+            NotApplicableError: no other clip of the split can be read.
+        """
+        refs = self.data.refs()
+        own = next(ref for ref in refs if ref.id == clip)
+        order = torch.randperm(len(refs), generator=randomness.generator(self.settings.seed, clip, "donor")).tolist()
+        others = [refs[i] for i in order if refs[i].id != clip]
+        others.sort(key=lambda ref: (ref.label == own.label, ref.group == own.group))
+        for ref in others:
+            try:
+                return self.data.load(ref).frames
+            except DataError:
+                continue
+        raise NotApplicableError("the split has no other clip that can be read")
 
 
 def prepare(settings: Settings) -> Plan:

@@ -37,7 +37,7 @@ def _noise(id: str, size: torch.Size) -> Tensor:
     return torch.rand(size, generator=torch.Generator().manual_seed(sum(id.encode())))
 
 
-def _gradient(model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
+def _gradient(model: VideoModel, frames: Tensor, targets: Tensor, draw: int = 0) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         x = model.normalise(frames.clone()).requires_grad_()
         scores = model.logits(x).gather(1, targets[:, None].clone())

@@ -30,6 +30,7 @@ _ENGINE = (
         "requirements",
         "rewrite",
         "rows",
+        "shared",
         "stills",
         "substrates",
         "supervoxels",
@@ -189,6 +190,7 @@ def record(plan: Plan, store: Store, device: torch.device, forward_batch: int) -
             "clips": {
                 "planned": len(plan.refs(range(len(plan.data.plan)))),
                 "missing": len(plan.data.missing()),
+                "sampled": len(plan.sampled()),
             },
             "device": device_name(device),
             "git_commit": git_commit(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,11 @@ from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Measurement, Metric
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import Curve, CurveSpec
+from vidattr_bench.shared import Donor
 from vidattr_bench.store import Cell
+
+Problem = tuple[str, str]
+"""Status and reason of a cell without value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Subject:
         seed: the run's seed.
         forward_batch: clips per forward of the perturbation engine.
         constants: columns that every row of the run shares: dataset, split, model, weights.
+        sampled: ids of the clips on which metrics that explain again are measured.
+        donor: the frames of another clip for the clip of an id.
     """
 
     model: VideoModel
@@ -41,6 +47,8 @@ class Subject:
     seed: int
     forward_batch: int
     constants: Mapping[str, str]
+    sampled: Set[str] = frozenset()
+    donor: Donor | None = None
 
     def seeds(self, method: AttributionMethod) -> range:
         """One seed a draw; runs of different seeds share none."""
@@ -51,7 +59,7 @@ class Subject:
         for label, method in self.methods.items():
             for seed in self.seeds(method):
                 for name, metric in self.metrics.items():
-                    if metric.family != "cost":
+                    if metric.family != "cost" and (clip in self.sampled or not metric.explains):
                         yield Cell(clip, label, name, seed)
 
 
@@ -95,15 +103,10 @@ def curve_rows(key: Mapping[str, Any], spec: CurveSpec, curve: Curve, target: in
             yield {**shared, "fraction": fraction, "score": score}
 
 
-def outcome(results: Sequence[Measurement | str] | None, clip: int, problem: tuple[str, str] | None) -> dict[str, Any]:
+def outcome(result: Measurement | Problem) -> dict[str, Any]:
     """Value, chance, status and reason of one cell."""
-    empty = {"value": float("nan"), "chance": None}
-    if problem is not None:
-        return {**empty, "status": problem[0], "reason": problem[1]}
-    assert results is not None
-    result = results[clip]
-    if isinstance(result, str):
-        return {**empty, "status": "failed", "reason": result}
+    if isinstance(result, tuple):
+        return {"value": float("nan"), "chance": None, "status": result[0], "reason": result[1]}
     value = float(result.values[0])
     reason = result.reasons[0] if result.reasons else ""
     if value == value:

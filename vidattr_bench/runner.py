@@ -190,6 +190,8 @@ def subject_of(plan: Plan, forward_batch: int) -> Subject:
         settings.seed,
         forward_batch,
         constants,
+        plan.sampled(),
+        plan.donor,
     )
 
 

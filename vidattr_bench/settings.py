@@ -36,6 +36,7 @@ class Settings:
         shard: part i of n of the plan, as i/n from 1.
         save_maps: keep every map under maps/.
         pictures: clips to draw heat tubes of.
+        sample: clips, evenly spaced over the plan, on which metrics that explain again are measured.
         accelerator, devices, num_nodes, strategy: as Lightning's Trainer has them.
         precision: 32-true, 16-mixed or bf16-mixed.
     """
@@ -55,6 +56,7 @@ class Settings:
     shard: str = "1/1"
     save_maps: bool = False
     pictures: int = 3
+    sample: int = 8
     accelerator: str = "auto"
     devices: str = "auto"
     num_nodes: int = 1
@@ -65,8 +67,9 @@ class Settings:
         for name in ("batch_size", "num_nodes", "limit", "forward_batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise RunError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.seed < 0 or self.workers < 0 or self.pictures < 0:
-            raise RunError("--seed, --workers and --pictures cannot be negative")
+        for name in ("seed", "workers", "pictures", "sample"):
+            if getattr(self, name) < 0:
+                raise RunError(f"--{name} cannot be negative")
         if self.precision not in PRECISIONS:
             raise RunError(f"--precision {self.precision!r} must be one of {', '.join(PRECISIONS)}")
         self.shard_of()

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from vidattr_bench import randomness, spec
-from vidattr_bench.errors import PluginError, did_you_mean
+from vidattr_bench.errors import NotApplicableError, PluginError, did_you_mean
 from vidattr_bench.model import VideoModel
 
 Replace = Callable[[Tensor, Tensor], Tensor]
 """`replace(removed, out)` writes M perturbed clips into `out` (M, C, T, H, W) and returns it; `removed` (M, T, H, W),
 in the dtype of the clip, is 1 where a voxel is replaced and 0 where it is kept."""
+Donor = Callable[[], Tensor]
+"""`donor()` is another clip (C, T, H, W), normalised; asked for only by the substrate that shows it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +26,11 @@ class Substrate(ABC):
     """What stands in for removed voxels; every choice is a field."""
 
     @abstractmethod
-    def bind(self, x: Tensor, model: VideoModel, draws: torch.Generator) -> Replace:
-        """Prepare the replacement of one clean clip x (C, T, H, W); all that needs no removed set happens here."""
+    def bind(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Replace:
+        """Prepare the replacement of one clean clip x (C, T, H, W); all that needs no removed set happens here.
+
+        `draws` belongs to (seed, clip, spec); `donor()` is another clip like x.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +38,12 @@ class Fill(Substrate):
     """A substrate that does not depend on the removed set: x where kept, a fixed b where removed."""
 
     @abstractmethod
-    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator) -> Tensor:
+    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Tensor:
         """The clip b that shows where x is removed, of a shape that broadcasts to (C, T, H, W)."""
 
-    def bind(self, x: Tensor, model: VideoModel, draws: torch.Generator) -> Replace:
+    def bind(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Replace:
         """Compute b once, from the clean clip."""
-        filling = self.fill(x, model, draws).to(x)
+        filling = self.fill(x, model, draws, donor).to(x)
 
         def replace(removed: Tensor, out: Tensor) -> Tensor:
             # Exact for weights of 0 and 1, and on a CPU seven times faster than `where`.
@@ -51,7 +56,7 @@ class Fill(Substrate):
 class Mean(Fill):
     """The mean pixel: 0 where the model declares mean and std, else the clean clip's mean of each channel."""
 
-    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator) -> Tensor:
+    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Tensor:
         """One value a channel, (C, 1, 1, 1)."""
         mean = x.mean((1, 2, 3), keepdim=True)
         return torch.zeros_like(mean) if model.declares_normalisation else mean
@@ -61,7 +66,7 @@ class Mean(Fill):
 class Black(Fill):
     """Black pixels, normalised: (0 - mean) / std."""
 
-    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator) -> Tensor:
+    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Tensor:
         """One value a channel, (C, 1, 1, 1)."""
         return model.normalise(x.new_zeros(1, len(x), 1, 1, 1))[0]
 
@@ -76,7 +81,7 @@ class Blur(Fill):
 
     sigma: float = 0.1
 
-    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator) -> Tensor:
+    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Tensor:
         """The blurred clip, (C, T, H, W)."""
         return gaussian_blur(x, (0.0, self.sigma * x.shape[2], self.sigma * x.shape[2]))
 
@@ -91,7 +96,7 @@ class Blur3d(Fill):
 
     sigma: float = 0.1
 
-    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator) -> Tensor:
+    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Tensor:
         """The blurred clip, (C, T, H, W)."""
         _, t, h, _ = x.shape
         return gaussian_blur(x, (self.sigma * t, self.sigma * h, self.sigma * h))
@@ -101,7 +106,7 @@ class Blur3d(Fill):
 class Freeze(Substrate):
     """The previous kept value at the same place, else the next kept one, else frame 0: appearance without motion."""
 
-    def bind(self, x: Tensor, model: VideoModel, draws: torch.Generator) -> Replace:
+    def bind(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Replace:
         """Two sweeps over the frames: back to the first kept value of each place, then forward holding the last one."""
         frames = x.unbind(1)
 
@@ -153,13 +158,21 @@ def _positive(text: str, key: str, value: str) -> float:
     return number
 
 
-def bind(text: str, x: Tensor, model: VideoModel, seed: int, clip_id: str) -> Replace:
+def bind(text: str, x: Tensor, model: VideoModel, seed: int, clip_id: str, donor: Donor | None = None) -> Replace:
     """The substrate `text` ready for the clean clip x (C, T, H, W), in full precision.
 
     Its noise is a function of (seed, clip, spec).
+
+    Raises:
+        PluginError: unknown substrate or option.
+        NotApplicableError: it shows another clip, and there is none.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return create(text).bind(x, model, randomness.generator(seed, clip_id, text))
+        return create(text).bind(x, model, randomness.generator(seed, clip_id, text), donor or _no_donor)
+
+
+def _no_donor() -> Tensor:
+    raise NotApplicableError("the substrate other_clip needs a data set that other clips can be taken from")
 
 
 def gaussian_blur(x: Tensor, sigmas: tuple[float, float, float]) -> Tensor:

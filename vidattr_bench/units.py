@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vidattr_bench import randomness
+from vidattr_bench.errors import PluginError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,13 @@ class Units:
 
 UNITS = {"tubelet": (8, 7, 7), "frame": (math.inf, 1, 1), "voxel": (math.inf, math.inf, math.inf)}
 """Cells along (T, H, W) of the regular units; an axis never has more cells than voxels."""
+NAMES = (*UNITS, "supervoxel")
+
+
+def check_unit(unit: str) -> None:
+    """Raise `PluginError`, with the nearest known names, where there is no such unit."""
+    if unit not in NAMES:
+        raise PluginError(f"unknown unit {unit!r}; {did_you_mean(unit, NAMES)}")
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vidattr_bench.metric import Case, Measurement, Metric
 from vidattr_bench.perturbation import Curve, CurveSpec
-from vidattr_bench.units import regular_units, tie_fraction
+from vidattr_bench.units import check_unit, tie_fraction
 
 Score = Literal["prob", "logit", "margin"]
 
@@ -44,7 +44,7 @@ class _CurveMetric(Metric):
 
     Attributes:
         substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, frame or voxel.
+        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
         steps: cuts of the removal order.
         score: prob, logit or margin (logit minus the largest other logit) of the target.
         normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
@@ -156,7 +156,7 @@ class TieFraction(Metric):
     An upsampled Grad-CAM has under a hundred distinct values, so on voxels most of its order is a seeded permutation.
 
     Attributes:
-        unit: what is removed at once: tubelet, frame or voxel.
+        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
     """
 
     family: ClassVar[str] = "complexity"
@@ -167,9 +167,10 @@ class TieFraction(Metric):
     unit: str = "tubelet"
 
     def __post_init__(self) -> None:
-        CurveSpec(self.unit)
+        check_unit(self.unit)
 
     def measure(self, case: Case) -> Measurement:
         """Values of N clips; the model is not asked."""
-        units = regular_units(self.unit, *case.relevance.shape[1:])
-        return Measurement.of([tie_fraction(units.means(relevance)) for relevance in case.relevance])
+        units = [case.shared.units(clip, self.unit) for clip in range(len(case))]
+        pairs = zip(units, case.relevance, strict=True)
+        return Measurement.of([tie_fraction(unit.means(relevance)) for unit, relevance in pairs])
