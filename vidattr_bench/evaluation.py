@@ -264,7 +264,9 @@ class Evaluation:
 
 def problem_of(error: Exception) -> Problem:
     """Status and reason of a cell that has no value because of an error."""
-    return ("not_applicable" if isinstance(error, NotApplicableError) else "failed", describe(error))
+    if isinstance(error, NotApplicableError):
+        return "not_applicable", str(error)
+    return "failed", describe(error)
 
 
 def curve_specs(metrics: Mapping[str, Metric]) -> tuple[CurveSpec, ...]:
