@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar, Protocol
 
@@ -180,6 +180,9 @@ class Metric(ABC):
         primary: whether it is an endpoint declared in advance, which tables and plots put first.
         presets: names under which `--metrics` runs it, with the options there: {"default": ("", "substrate=freeze")}.
         units: what the value is measured in, with its range.
+        theory: what the maps `oracle` (1 in the tubes, 0 elsewhere), `inverted_oracle` (1 - oracle), `random` (uniform
+            noise, a value in expectation) and `constant` get, whatever the options: a number, a quantity ("|G|/N"), a
+            comparison ("> 0", "= -oracle", "> random") or "undefined: reason"; or `none`, why theory says nothing.
     """
 
     family: ClassVar[str] = ""
@@ -189,6 +192,7 @@ class Metric(ABC):
     primary: ClassVar[bool] = False
     presets: ClassVar[dict[str, tuple[str, ...]]] = {}
     units: ClassVar[str] = ""
+    theory: ClassVar[Mapping[str, str | float]] = {}
 
     @abstractmethod
     def measure(self, case: Case) -> Measurement:
