@@ -33,6 +33,7 @@ class AblationCAM(LayerMap):
         score: the target's logit or probability.
     """
 
+    family = "CAM"
     reference = "Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360"
 
     ablation: Literal["zero", "mean"] = "zero"

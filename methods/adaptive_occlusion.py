@@ -43,6 +43,7 @@ class AdaptiveOcclusion(SignedMethod):
         ValueError: boxes are empty, larger than a frame, or leave gaps between them, or the flow has no warps or steps.
     """
 
+    family = "perturbation"
     reference = "Uchiyama et al. 2023, arXiv:2207.12859"
     signed = True
     quick = "size=0.4,flow_warps=1,flow_iterations=1"

@@ -23,6 +23,7 @@ class AttentionRollout(AttributionMethod):
     its own, in which tokens that take no part stay as they are and the class token gets the mean of its copies.
     """
 
+    family = "relevance propagation"
     reference = "Abnar & Zuidema 2020, arXiv:2005.00928"
     requires = ("attention",)
 

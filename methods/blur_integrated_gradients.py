@@ -35,6 +35,7 @@ class BlurIntegratedGradients(SignedMethod):
         ValueError: sigma_max or steps is not positive.
     """
 
+    family = "gradient"
     reference = "Xu et al. 2020, arXiv:2004.03383"
     signed = True
     variants = ("steps=50",)

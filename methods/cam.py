@@ -23,6 +23,7 @@ class CAM(ClassActivationMap):
         relu: whether negative evidence is cut off.
     """
 
+    family = "CAM"
     reference = "Zhou et al. 2016, arXiv:1512.04150"
     requires = ("linear_head",)
     signed = True

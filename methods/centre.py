@@ -24,6 +24,7 @@ class Centre(AttributionMethod):
         ValueError: sigma is not positive.
     """
 
+    family = "control"
     reference = "Tatler 2007, doi:10.1167/7.14.4"
     informed = False
 

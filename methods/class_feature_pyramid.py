@@ -46,6 +46,7 @@ class ClassFeaturePyramid(SignedMethod):
         ValueError: `theta` lies outside of 0..1, or `depth` is less than 1.
     """
 
+    family = "CAM"
     reference = "Stergiou et al. 2019, arXiv:1909.08611"
     requires = ("linear_head",)
     signed = True

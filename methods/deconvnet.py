@@ -23,5 +23,6 @@ class DeConvNet(ReversedNetwork):
         score: the target's logit or probability.
     """
 
+    family = "reversed network"
     reference = "Zeiler & Fergus 2013, arXiv:1311.2901"
     rule = staticmethod(_reversed.deconvnet)

@@ -30,6 +30,7 @@ class DeepLIFT(SignedMethod):
         baseline: white, or black, mean or blur, as the substrates of these names.
     """
 
+    family = "gradient"
     reference = "Shrikumar et al. 2017, arXiv:1704.02685"
     signed = True
     requires = ("rescale_rules",)

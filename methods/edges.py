@@ -26,6 +26,7 @@ class Edges(AttributionMethod):
         ValueError: blur is negative.
     """
 
+    family = "control"
     reference = "Adebayo et al. 2018, arXiv:1810.03292"
     informed = False
     variants = ("", "blur=0.05")

@@ -28,6 +28,7 @@ class EigenCAM(LayerMap):
         relu: whether what lies below the mean is cut off.
     """
 
+    family = "CAM"
     reference = "Muhammad and Yeasin 2020, arXiv:2008.00299"
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:

@@ -28,6 +28,7 @@ class ExcitationBackprop(AttributionMethod):
             is subtracted; what is negative then is cut off.
     """
 
+    family = "relevance propagation"
     reference = "Zhang et al. 2016, arXiv:1608.00507; for recurrent networks Bargal et al. 2018, arXiv:1711.06778"
     requires = ("feature_layer",)
     variants = ("", "contrastive=true")

@@ -32,6 +32,7 @@ class ExtremalPerturbation(MaskOptimisation):
             In the frame alone, masks at its border cost less and win.
     """
 
+    family = "perturbation"
     reference = "Fong et al. 2019, arXiv:1910.08485"
     variants = ('areas="[0.1]",iterations=10,rate=1',)
     quick = "iterations=2"

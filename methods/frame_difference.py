@@ -27,6 +27,7 @@ class FrameDifference(AttributionMethod):
         ValueError: blur is negative.
     """
 
+    family = "control"
     reference = "Bobick & Davis 2001, doi:10.1109/34.910878"
     informed = False
     variants = ("", "blur=0.05")

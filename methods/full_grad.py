@@ -28,6 +28,7 @@ class FullGrad(AttributionMethod):
     makes the logit, and not in the map.
     """
 
+    family = "gradient"
     reference = "Srinivas and Fleuret 2019, arXiv:1905.00780"
     requires = ("piecewise_linear",)
 

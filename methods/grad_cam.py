@@ -27,6 +27,7 @@ class GradCAM(GradientMap):
         score: the target's logit or probability.
     """
 
+    family = "CAM"
     reference = "Selvaraju et al. 2017, arXiv:1610.02391"
     variants = ("", "pool=frame")
 

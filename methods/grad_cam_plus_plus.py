@@ -28,6 +28,7 @@ class GradCAMPlusPlus(LayerMap):
         relu: whether negative evidence is cut off; there is some only where activations are negative.
     """
 
+    family = "CAM"
     reference = "Chattopadhay et al. 2018, arXiv:1710.11063"
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:

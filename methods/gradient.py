@@ -21,6 +21,7 @@ class Gradient(ReversedNetwork):
         score: the target's logit or probability.
     """
 
+    family = "gradient"
     reference = "Simonyan et al. 2013, arXiv:1312.6034; Mahendran & Vedaldi 2016, doi:10.1007/978-3-319-46466-4_8"
     aliases = ("salinet",)
     requires = ()

@@ -26,6 +26,7 @@ class GradientAttention(AttributionMethod):
         score: the target's logit or probability.
     """
 
+    family = "relevance propagation"
     reference = "Chefer et al. 2021, arXiv:2103.15679"
     requires = ("attention",)
 

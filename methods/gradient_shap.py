@@ -37,6 +37,7 @@ class GradientSHAP(SignedMethod):
         ValueError: fewer samples than one, or negative noise.
     """
 
+    family = "gradient"
     reference = "Lundberg and Lee 2017, arXiv:1705.07874"
     signed = True
     stochastic = True

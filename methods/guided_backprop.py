@@ -22,6 +22,7 @@ class GuidedBackprop(ReversedNetwork):
         score: the target's logit or probability.
     """
 
+    family = "reversed network"
     reference = "Springenberg et al. 2014, arXiv:1412.6806; Mahendran & Vedaldi 2016, doi:10.1007/978-3-319-46466-4_8"
     aliases = ("desalinet",)
     rule = staticmethod(_reversed.desalinet)

@@ -28,6 +28,7 @@ class GuidedGradCAM(ChannelPooled):
         score: the target's logit or probability, of both.
     """
 
+    family = "gradient"
     reference = "Selvaraju et al. 2017, arXiv:1610.02391"
     requires = (*GuidedBackprop.requires, *GradCAM.requires)
 

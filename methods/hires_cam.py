@@ -24,6 +24,7 @@ class HiResCAM(GradientMap):
         score: the target's logit or probability.
     """
 
+    family = "CAM"
     reference = "Draelos and Carin 2020, arXiv:2011.08891"
     variants = ("back=1",)
 

@@ -24,6 +24,7 @@ class InputXGradient(SignedMethod):
         score: the target's logit or probability.
     """
 
+    family = "gradient"
     reference = "Shrikumar et al. 2016, arXiv:1605.01713"
     signed = True
 

@@ -36,6 +36,7 @@ class IntegratedGradients(SignedMethod):
         ValueError: there are no steps.
     """
 
+    family = "gradient"
     reference = "Sundararajan et al. 2017, arXiv:1703.01365"
     signed = True
     quick = "steps=5"

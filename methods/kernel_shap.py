@@ -37,6 +37,7 @@ class KernelShap(SupervoxelMethod):
         ValueError: `samples` is odd or not positive, or segments, spacing or compactness is not positive.
     """
 
+    family = "perturbation"
     reference = "Lundberg & Lee 2017, arXiv:1705.07874; pairs: Covert & Lee 2021, arXiv:2012.01536"
     signed = True
     stochastic = True

@@ -25,6 +25,7 @@ class LayerCAM(GradientMap):
         score: the target's logit or probability.
     """
 
+    family = "CAM"
     reference = "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943"
     variants = ("back=1",)
 

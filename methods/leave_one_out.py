@@ -29,6 +29,7 @@ class LeaveOneOut(SupervoxelMethod):
         ValueError: segments, spacing or compactness is not positive.
     """
 
+    family = "perturbation"
     reference = "Zeiler & Fergus 2013, arXiv:1311.2901, on supervoxels"
     signed = True
     quick = "segments=20"

@@ -40,6 +40,7 @@ class LIME(SupervoxelMethod):
             positive.
     """
 
+    family = "perturbation"
     reference = "Ribeiro et al. 2016, arXiv:1602.04938"
     signed = True
     stochastic = True

@@ -40,6 +40,7 @@ class LRP(SignedMethod):
         ValueError: epsilon is not positive.
     """
 
+    family = "relevance propagation"
     reference = (
         "Bach et al. 2015, doi:10.1371/journal.pone.0130140; rules as in Kohlbrenner et al. 2020, arXiv:1910.09840"
     )

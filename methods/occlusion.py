@@ -35,6 +35,7 @@ class Occlusion(SignedMethod):
         ValueError: a window is empty or larger than the clip, or windows leave gaps.
     """
 
+    family = "perturbation"
     reference = "Zeiler and Fergus 2014, arXiv:1311.2901"
     signed = True
     variants = ("frame_stride=4",)

@@ -17,6 +17,7 @@ class Oracle(AttributionMethod):
     It bounds no faithfulness metric, since a model may rely on what lies outside the tubes.
     """
 
+    family = "control"
     informed = False
     needs_truth = True
 

@@ -16,6 +16,7 @@ from vidattr_bench.model import VideoModel
 class Random(AttributionMethod):
     """Independent uniform noise at every voxel."""
 
+    family = "control"
     informed = False
     is_chance = True
     stochastic = True

@@ -41,6 +41,7 @@ class RISE(SignedMethod):
         ValueError: no masks, no cells, p is no probability between 0 and 1, or there is no sign for `sign=absolute`.
     """
 
+    family = "perturbation"
     reference = "Petsiuk et al. 2018, arXiv:1806.07421"
     stochastic = True
     variants = ("masks=300",)

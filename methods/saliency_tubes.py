@@ -34,6 +34,7 @@ class SaliencyTubes(SignedMethod):
         ValueError: a threshold does not lie in 0..1.
     """
 
+    family = "CAM"
     reference = "Stergiou et al. 2019, arXiv:1902.01078"
     requires = ("linear_head",)
     signed = True

@@ -40,6 +40,7 @@ class ScoreCAM(LayerMap):
         ValueError: `weight=score` with a softmax, from which the score of the substrate cancels.
     """
 
+    family = "CAM"
     reference = "Wang et al. 2020, arXiv:1910.01279"
 
     weight: Literal["increase", "score"] = "increase"

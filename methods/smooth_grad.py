@@ -25,6 +25,7 @@ class SmoothGrad(NoisyGradient, ChannelPooled):
         score: the target's logit or probability.
     """
 
+    family = "gradient"
     reference = "Smilkov et al. 2017, arXiv:1706.03825"
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ class SmoothGradSquared(NoisyGradient):
         score: the target's logit or probability.
     """
 
+    family = "gradient"
     reference = "Hooker et al. 2019, arXiv:1806.10758"
 
     def statistic(self, gradients: Iterator[Tensor]) -> Tensor:

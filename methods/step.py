@@ -46,6 +46,7 @@ class STEP(MaskOptimisation):
         ValueError: an area does not lie in (0, 1), a number is not positive, or the core loss never sets in.
     """
 
+    family = "perturbation"
     reference = "Li et al. 2021, arXiv:2005.00375"
     variants = ('areas="[0.1]",core_start=5,iterations=10,rate=1',)
     quick = "core_start=1,iterations=2"

@@ -35,6 +35,7 @@ class SWAGV(ChannelPooled):
         ValueError: segments, spacing or compactness is not positive, or there is no sign for `sign=absolute`.
     """
 
+    family = "perturbation"
     reference = "Hartley et al. 2021, doi:10.1109/WACV48630.2021.00047; for video Hartley et al., WACV 2022"
 
     gradient: Literal["plain", "guided"] = "plain"

@@ -41,6 +41,7 @@ class TemporalMask(AttributionMethod):
             and 1.
     """
 
+    family = "perturbation"
     reference = "Mänttäri et al. 2020, arXiv:2002.00367"
     variants = ("iterations=25", "iterations=25,perturbation=reverse")
     quick = "iterations=2"

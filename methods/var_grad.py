@@ -28,6 +28,7 @@ class VarGrad(NoisyGradient):
         ValueError: fewer samples than two.
     """
 
+    family = "gradient"
     reference = "Adebayo et al. 2018, arXiv:1810.03307; Hooker et al. 2019, arXiv:1806.10758"
 
     def __post_init__(self) -> None:

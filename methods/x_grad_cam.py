@@ -26,6 +26,7 @@ class XGradCAM(GradientMap):
         score: the target's logit or probability.
     """
 
+    family = "CAM"
     reference = "Fu et al. 2020, arXiv:2008.02312"
     variants = ("back=1",)
 

@@ -45,6 +45,7 @@ class XRAI3D(SignedMethod):
         ValueError: there is no size, dilation is negative, or another number is not positive.
     """
 
+    family = "perturbation"
     reference = "Kapishnikov et al. 2019, arXiv:1906.02825"
     signed = True
     variants = ("steps=25",)

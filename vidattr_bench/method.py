@@ -24,6 +24,7 @@ class AttributionMethod(ABC):
     """A map from (model, clip, target) to relevance over space and time; parameters are the fields of a subclass.
 
     Class attributes a subclass declares:
+        family: which of `vidattr_bench.families.METHOD_FAMILIES` it belongs to; tables group methods by it.
         reference: paper with arXiv number or DOI.
         informed: False for a control that never looks at the model.
         is_chance: True for the control that paired differences in tables are taken to.
@@ -41,6 +42,7 @@ class AttributionMethod(ABC):
     """
 
     plugin_kind: ClassVar[str] = "methods"
+    family: ClassVar[str] = "other"
     reference: ClassVar[str] = ""
     informed: ClassVar[bool] = True
     is_chance: ClassVar[bool] = False
@@ -158,8 +160,8 @@ class SignedMethod(AttributionMethod):
 class Wrapper(AttributionMethod):
     """Base of methods made of another one, which a spec nests: `selective_relevance:of=(grad_cam:pool=frame)`.
 
-    A wrapper gives `of` a default. It costs what the other one does and is stochastic, signed and informed as that is,
-    but for what it declares itself.
+    A wrapper gives `of` a default. It costs what the other one does, is of its family, and is stochastic, signed and
+    informed as that is, but for what it declares itself.
 
     Attributes:
         of: the method whose relevance goes in.
@@ -173,7 +175,7 @@ class Wrapper(AttributionMethod):
     def __post_init__(self) -> None:
         if self.of.needs_truth:
             raise ValueError(f"{type(self.of).__name__} sees the truth and cannot be wrapped")
-        for fact in ("stochastic", "signed", "informed"):
+        for fact in ("family", "stochastic", "signed", "informed"):
             if fact not in vars(type(self)):
                 object.__setattr__(self, fact, getattr(self.of, fact))
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vidattr_bench import plugins, spec
 from vidattr_bench.clip import Batch
 from vidattr_bench.errors import NotApplicableError
+from vidattr_bench.families import METHOD_FAMILIES
 from vidattr_bench.fixtures import NETWORKS, as_model, explain, model_without, small_batch, small_model
 from vidattr_bench.method import AttributionMethod, SignedMethod, Wrapper, hook_tables
 from vidattr_bench.model import VideoModel
@@ -56,11 +57,12 @@ def suited_model(method: AttributionMethod) -> VideoModel:
 
 
 def documented(method: AttributionMethod, model: VideoModel) -> None:
-    """A frozen dataclass whose docstring says what the map is; a method that looks at the model names its source."""
+    """A frozen dataclass whose docstring says what the map is; it names its family and, if informed, its source."""
     cls = type(method)
     assert_documented(cls)
     assert hash(method) == hash(copy.copy(method)), f"{cls.__name__} must be a frozen dataclass with hashable fields"
     assert method.reference or not method.informed, f"{cls.__name__}.reference must name the paper (arXiv or DOI)"
+    assert method.family in METHOD_FAMILIES, f"{cls.__name__}.family must be one of {', '.join(METHOD_FAMILIES)}"
 
 
 def assert_documented(cls: type[Any]) -> None:

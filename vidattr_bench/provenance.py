@@ -89,6 +89,7 @@ def method_facts(methods: Mapping[str, AttributionMethod]) -> dict[str, dict[str
     """What tables need to know of each method without importing it."""
     return {
         label: {
+            "family": method.family,
             "informed": method.informed,
             "is_chance": method.is_chance,
             "needs_truth": method.needs_truth,
@@ -96,6 +97,7 @@ def method_facts(methods: Mapping[str, AttributionMethod]) -> dict[str, dict[str
             "draws": method.draws,
             "reference": method.reference,
             "summary": _summary(method),
+            "spec": plugins.full_spec("methods", method, places=False),
             "version": plugins.version(method),
         }
         for label, method in methods.items()
@@ -112,6 +114,9 @@ def metric_facts(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
             "substrate": getattr(metric, "substrate", ""),
             "reference": metric.reference,
             "summary": _summary(metric),
+            "spec": plugins.full_spec("metrics", metric, places=False),
+            "primary": metric.primary,
+            "explains": metric.explains,
             "version": plugins.version(metric),
         }
         for label, metric in metrics.items()
