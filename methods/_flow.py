@@ -1,29 +1,10 @@
-"""Optical flow between the frames of a clip, and the points that it carries along."""
+"""The points that the optical flow carries along, and which of them move alike."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.registration import optical_flow_tvl1
 from torch import Tensor
-
-
-def optical_flow(frames: Tensor, warps: int, iterations: int) -> Tensor:
-    """Where each pixel of a frame moves to in the next one, (T - 1, 2, H, W) in rows and columns, on the CPU.
-
-    TV-L1 (Zach et al. 2007, doi:10.1007/978-3-540-74936-3_22) of the frames' mean over the channels.
-
-    Args:
-        frames: (C, T, H, W) in [0, 1].
-        warps: times that a frame is warped, at each scale of the pyramid.
-        iterations: fixed-point steps after each warp.
-    """
-    grey = frames.mean(0).float().cpu().numpy()
-    flow = np.zeros((len(grey) - 1, 2, *grey.shape[1:]), np.float32)
-    for t in range(len(flow)):
-        flow[t] = optical_flow_tvl1(grey[t], grey[t + 1], num_warp=warps, num_iter=iterations)  # type: ignore[no-untyped-call]
-    return torch.from_numpy(flow)
 
 
 def follow(starts: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from vidattr_bench import substrates
+from vidattr_bench.flow import optical_flow
 from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
 
-from ._flow import follow, optical_flow, similar_motion
+from ._flow import follow, similar_motion
 from ._gradients import Score
 from ._masked import CHUNK, MaskedClip
 from ._options import require_positive

@@ -13,6 +13,7 @@ from torch import nn
 from vidattr_bench import substrates
 from vidattr_bench.errors import NotApplicableError, PluginError
 from vidattr_bench.fixtures import CLASSES, as_model, explain, small_batch, small_model
+from vidattr_bench.flow import optical_flow
 from vidattr_bench.plugins import create
 
 T, H, W = 6, 20, 28
@@ -204,10 +205,10 @@ def moving_clip(speed=(1, 2)):
 
 
 def test_the_flow_follows_what_moves():
-    frames, flow = moving_clip(), helper("_flow")
-    field = flow.optical_flow(frames, warps=2, iterations=5)
+    frames = moving_clip()
+    field = optical_flow(frames, warps=2, iterations=5)
     assert field.shape == (T - 1, 2, 48, 64)
-    places, inside, motion = flow.follow(torch.tensor([[21, 29], [40, 55]]), field)
+    places, inside, motion = helper("_flow").follow(torch.tensor([[21, 29], [40, 55]]), field)
     expected = torch.tensor([[21 + t, 29 + 2 * t] for t in range(T)])
     assert (places[0] - expected).abs().max() <= 1
     assert (places[1] - torch.tensor([40, 55])).abs().max() <= 1
@@ -243,7 +244,7 @@ def literal_volumes(frames, side, stride, similar):
 
     The authors round each place before the next step; here fractions of pixels are carried along.
     """
-    flow = helper("_flow").optical_flow(frames, 2, 5).numpy()
+    flow = optical_flow(frames, 2, 5).numpy()
     t, (h, w) = frames.shape[1], frames.shape[2:]
     boxes, motions = [], []
     for y0 in range(stride // 2, h, stride):

@@ -24,7 +24,7 @@ from vidattr_bench.store import Store
 
 # Files whose code decides the numbers of every row, whatever the plug-ins.
 _ENGINE = (
-    *("attention", "clip", "evaluation", "linearity", "method", "metric", "model", "perturbation", "probe"),
+    *("attention", "clip", "evaluation", "flow", "linearity", "method", "metric", "model", "perturbation", "probe"),
     *(
         "randomness",
         "requirements",
