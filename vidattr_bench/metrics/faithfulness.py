@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from vidattr_bench.metric import Case, Measurement, Metric
-from vidattr_bench.perturbation import Curve, CurveSpec
 from vidattr_bench.units import check_unit, tie_fraction
 
-Score = Literal["prob", "logit", "margin"]
-
-SMALLEST_SPAN = 0.05
-
-
-def target_score(logits: Tensor, target: int, score: Score) -> Tensor:
-    """Score (P,) of a class from logits (P, K): probability, logit, or logit minus the largest other logit."""
-    if score == "prob":
-        return logits.softmax(1)[:, target]
-    if score == "logit":
-        return logits[:, target]
-    others = torch.arange(logits.shape[1]) != target
-    return logits[:, target] - logits[:, others].amax(1)
-
-
-def score_scale(clean: Tensor, score: Score) -> float:
-    """The score's own scale: 1 for probabilities, else the range of the clean clip's logits (K,)."""
-    return 1.0 if score == "prob" else float(clean.max() - clean.min())
+from ._curves import CurveMetric
 
 
 def area(fractions: Tensor, scores: Tensor) -> float:
@@ -39,8 +21,15 @@ def area(fractions: Tensor, scores: Tensor) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class _CurveMetric(Metric):
-    """A number from the MoRF and LeRF curves of one clip.
+class Deletion(CurveMetric):
+    """Area under the score as the most relevant units are removed first; a faithful map makes it fall early.
+
+    With s the target's score and x_f the clip without its most relevant fraction f of voxels: the integral over f in
+    [0, 1] of s(x_f), by the trapezoid rule on the unit boundaries nearest to `steps` equal fractions. On video a mean
+    substrate hardly separates methods from chance, hence two substrates by default. The chance level is the row of the
+    random control. Undefined: `constant_map` (all units tied); with `normalise=range`, `small_span` (the clean clip's
+    score exceeds the empty clip's by less than 5 % of the score's scale: 1 for prob, the range of the clean clip's
+    logits else).
 
     Attributes:
         substrate: what replaces removed voxels.
@@ -50,103 +39,84 @@ class _CurveMetric(Metric):
         normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
-    family: ClassVar[str] = "faithfulness"
-
-    substrate: str = "blur3d"
-    unit: str = "tubelet"
-    steps: int = 32
-    score: Score = "prob"
-    normalise: Literal["none", "range"] = "none"
-
-    def __post_init__(self) -> None:
-        self.curve_specs()
-
-    def curve_specs(self) -> tuple[CurveSpec, ...]:
-        """The one curve it reads; raises `PluginError` for an unknown unit or substrate."""
-        return (CurveSpec(self.unit, self.substrate, self.steps),)
-
-    def measure(self, case: Case) -> Measurement:
-        """Values of N clips; undefined: `constant_map`, `small_span`."""
-        (spec,) = self.curve_specs()
-        pairs = zip(case.curves(spec), case.targets.tolist(), strict=True)
-        return Measurement.of([self._value(curve, target) for curve, target in pairs])
-
-    def _value(self, curve: Curve, target: int) -> float | str:
-        if curve.reason:
-            return curve.reason
-        morf, lerf = (target_score(logits, target, self.score) for logits in (curve.morf, curve.lerf))
-        if self.normalise == "range":
-            empty, span = morf[-1].clone(), morf[0] - morf[-1]
-            if float(span) < SMALLEST_SPAN * score_scale(curve.morf[0], self.score):
-                return "small_span"
-            morf, lerf = (morf - empty) / span, (lerf - empty) / span
-        return self._area(curve.fractions, morf, lerf)
-
-    @abstractmethod
-    def _area(self, fractions: Tensor, morf: Tensor, lerf: Tensor) -> float:
-        """The number, from the scores (P,) in MoRF order at `fractions` removed and in LeRF order."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Deletion(_CurveMetric):
-    """Area under the score as the most relevant units are removed first; a faithful map makes it fall early.
-
-    With s the target's score and x_f the clip without its most relevant fraction f of voxels: the integral over f in
-    [0, 1] of s(x_f), by the trapezoid rule on the unit boundaries nearest to `steps` equal fractions. On video a mean
-    substrate hardly separates methods from chance, hence two substrates by default. The chance level is the row of the
-    random control. Undefined: `constant_map` (all units tied); with `normalise=range`, `small_span` (the clean clip's
-    score exceeds the empty clip's by less than 5 % of the score's scale: 1 for prob, the range of the clean clip's
-    logits else).
-    """
-
     higher_is_better: ClassVar[bool | None] = False
     reference: ClassVar[str] = "Petsiuk 2018, arXiv 1806.07421"
-    presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("", "substrate=freeze"), "rise": ("substrate=mean",)}
+    presets: ClassVar[dict[str, tuple[str, ...]]] = {
+        "default": ("", "substrate=freeze"),
+        "rise": ("substrate=mean",),
+        "step": ("substrate=mean", "substrate=mean,unit=supervoxel"),
+        "faithfulness": ("", "substrate=freeze"),
+    }
     units: ClassVar[str] = "mean score of the target, in [0, 1] for score=prob"
+    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
 
-    def _area(self, fractions: Tensor, morf: Tensor, lerf: Tensor) -> float:
-        return area(fractions, morf)
+    def _read(self, fractions: Tensor, deleted: Tensor, inserted: Tensor, scale: float) -> float:
+        return area(fractions, deleted)
 
 
 @dataclasses.dataclass(frozen=True)
-class Insertion(_CurveMetric):
+class Insertion(CurveMetric):
     """Area under the score as the most relevant units are inserted first; a faithful map makes it rise early.
 
     Insertion into the substrate in MoRF order is the LeRF deletion curve read backwards, so no further clip is
     forwarded: the integral over f in [0, 1] of the score of the clip of which only the most relevant fraction f is
     kept. The chance level is the row of the random control. Undefined as `deletion`.
+
+    Attributes:
+        substrate: what replaces removed voxels.
+        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
+        steps: cuts of the removal order.
+        score: prob, logit or margin (logit minus the largest other logit) of the target.
+        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     reference: ClassVar[str] = "Petsiuk 2018, arXiv 1806.07421"
-    presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("", "substrate=freeze"), "rise": ("substrate=blur",)}
+    presets: ClassVar[dict[str, tuple[str, ...]]] = {
+        "default": ("", "substrate=freeze"),
+        "rise": ("substrate=blur",),
+        "step": ("substrate=mean", "substrate=mean,unit=supervoxel"),
+        "faithfulness": ("", "substrate=freeze"),
+    }
     units: ClassVar[str] = "mean score of the target, in [0, 1] for score=prob"
+    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
 
-    def _area(self, fractions: Tensor, morf: Tensor, lerf: Tensor) -> float:
-        return area(fractions, lerf.flip(0))
+    def _read(self, fractions: Tensor, deleted: Tensor, inserted: Tensor, scale: float) -> float:
+        return area(fractions, inserted)
 
 
 @dataclasses.dataclass(frozen=True)
-class SRG(_CurveMetric):
+class SRG(CurveMetric):
     """Symmetric relevance gain: the area between the LeRF and the MoRF curve, AUC(LeRF) - AUC(MoRF).
 
     A random order has expectation 0 whatever the model and the substrate, and the negative of a map without ties has
     the negative gain. Half of it, for imputation over 10 to 90 %, is ROADCombined; for range-normalised curves it is
     ABPC. Undefined as `deletion`.
+
+    Attributes:
+        substrate: what replaces removed voxels.
+        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
+        steps: cuts of the removal order.
+        score: prob, logit or margin (logit minus the largest other logit) of the target.
+        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     name: ClassVar[str] = "srg"
     reference: ClassVar[str] = "Bluecher 2024, arXiv 2401.06654"
     primary: ClassVar[bool] = True
-    presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("", "substrate=freeze")}
+    presets: ClassVar[dict[str, tuple[str, ...]]] = {
+        "default": ("", "substrate=freeze"),
+        "faithfulness": ("", "substrate=freeze"),
+    }
     units: ClassVar[str] = "difference of mean scores of the target, in [-1, 1] for score=prob; chance 0"
+    theory: ClassVar[Mapping[str, str | float]] = {"random": 0, "constant": "undefined: constant_map"}
 
     def measure(self, case: Case) -> Measurement:
         """Values of N clips and the chance level 0."""
         measured = super().measure(case)
         return dataclasses.replace(measured, chance=torch.zeros(len(case), dtype=torch.float64))
 
-    def _area(self, fractions: Tensor, morf: Tensor, lerf: Tensor) -> float:
-        return area(fractions, lerf.flip(0)) - area(fractions, morf)
+    def _read(self, fractions: Tensor, deleted: Tensor, inserted: Tensor, scale: float) -> float:
+        return area(fractions, inserted) - area(fractions, deleted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +131,9 @@ class TieFraction(Metric):
 
     family: ClassVar[str] = "complexity"
     higher_is_better: ClassVar[bool | None] = None
-    presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("",)}
+    presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("",), "faithfulness": ("",)}
     units: ClassVar[str] = "share of units, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {"constant": 1}
 
     unit: str = "tubelet"
 
