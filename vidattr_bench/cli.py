@@ -142,6 +142,7 @@ def _train_options(parser: _Parser) -> None:
     add("--lr", type=float, metavar="X", help="peak learning rate")
     add("--batch-size", type=int, metavar="N", help="clips per step")
     add("--seed", type=int, metavar="N", help="seed of initial weights and order")
+    add("--mask-augment", type=float, metavar="X", help="share of the clips of which random tubelets are removed")
     add("--workers", type=int, metavar="N", help="processes that decode or render")
     add("--accelerator", help="as Lightning's Trainer")
     add("--devices", help="as Lightning's Trainer")

@@ -18,6 +18,9 @@ from vidattr_bench.errors import DataError
 from vidattr_bench.model import ClipInput
 from vidattr_bench.randomness import generator
 
+Labelled = tuple[Tensor, Tensor, Any]
+"""Frames, labels and ids: a clip of the training, or a batch of them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipRef:
@@ -156,15 +159,15 @@ class ClipDataModule(LightningDataModule):
         work = _PlannedWork(self, self.pending[rank::world])
         return DataLoader(work, batch_size=None, num_workers=self.workers, persistent_workers=self.workers > 0)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Shuffled batches (frames, labels) of the training part."""
+    def train_dataloader(self) -> DataLoader[Labelled]:
+        """Shuffled batches (frames, labels, ids) of the training part."""
         return self._labelled("train", shuffled=True)
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Batches (frames, labels) of this module's own part."""
+    def val_dataloader(self) -> DataLoader[Labelled]:
+        """Batches (frames, labels, ids) of this module's own part."""
         return self._labelled(self.part)
 
-    def _labelled(self, part: str, shuffled: bool = False) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _labelled(self, part: str, shuffled: bool = False) -> DataLoader[Labelled]:
         module = self if part == self.part else dataclasses.replace(self, part=part)
         module.clip_input = self.clip_input
         clips = _LabelledClips(module, module.refs())
@@ -202,7 +205,7 @@ class _PlannedWork(Dataset[Work]):
         return self.module.read(number, self.module.plan[number])
 
 
-class _LabelledClips(Dataset[tuple[Tensor, Tensor]]):
+class _LabelledClips(Dataset[Labelled]):
     def __init__(self, module: ClipDataModule, refs: Sequence[ClipRef]) -> None:
         self.module = module
         self.refs = [ref for ref in refs if ref.label is not None]
@@ -210,6 +213,6 @@ class _LabelledClips(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.refs)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, i: int) -> Labelled:
         clip = self.module.load(self.refs[i])
-        return clip.frames, torch.tensor(clip.label)
+        return clip.frames, torch.tensor(clip.label), clip.id

@@ -14,8 +14,9 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from vidattr_bench.augmentation import MaskAugmentation, normalisation
 from vidattr_bench.checkpoints import save_checkpoint
-from vidattr_bench.datamodule import ClipDataModule
+from vidattr_bench.datamodule import ClipDataModule, Labelled
 from vidattr_bench.errors import DataError, ModelError
 from vidattr_bench.model import ModelEntry
 from vidattr_bench.plugins import label
@@ -30,6 +31,7 @@ def train(
     lr: float = 4e-3,
     batch_size: int = 16,
     seed: int = 0,
+    mask_augment: float = 0.0,
     workers: int = 0,
     accelerator: str = "auto",
     devices: int | str = "auto",
@@ -48,7 +50,8 @@ def train(
         epochs: passes over the train part.
         lr: peak of the one-cycle schedule of AdamW.
         batch_size: clips per step.
-        seed: of the initial weights and of the order of clips.
+        seed: of the initial weights, of the order of clips and of what is removed.
+        mask_augment: share of the clips of which random tubelets are removed; see `MaskAugmentation`.
         workers: processes that decode or render.
         accelerator: as Lightning's Trainer takes it.
         devices: as Lightning's Trainer takes it.
@@ -59,7 +62,7 @@ def train(
         The record that the checkpoint carries: what was trained on what and how, loss, held_out clips, accuracy.
 
     Raises:
-        DataError: the data set names no classes, or has no clips.
+        DataError: the data set names no classes, or has no clips; or `mask_augment` is no share.
         ModelError: the loss is no longer finite.
     """
     if len(dataset.classes) < 2:
@@ -68,13 +71,14 @@ def train(
     dataset.adapt(model.input)
     dataset.batch_size, dataset.seed, dataset.workers = batch_size, seed, workers
     with _repeatable(seed):
-        classifier = _Classifier(model, len(dataset.classes), lr)
+        classifier = _Classifier(model, len(dataset.classes), lr, seed, MaskAugmentation(mask_augment))
         trainer = _trainer(epochs, progress, accelerator=accelerator, devices=devices, precision=precision)
         trainer.fit(classifier, dataset.train_dataloader(), dataset.val_dataloader())
+    settings = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "precision": str(precision)}
     record = {
         "dataset": label("datasets", dataset),
         "model": label("models", model),
-        "settings": {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "precision": str(precision)},
+        "settings": {**settings, "mask_augment": mask_augment} if mask_augment else settings,
         **{name: value.item() for name, value in trainer.callback_metrics.items()},
     }
     if trainer.is_global_zero:
@@ -124,32 +128,33 @@ def _metadata(dataset: ClipDataModule, model: ModelEntry, record: dict[str, Any]
 
 
 class _Classifier(pl.LightningModule):
-    """Cross-entropy on normalised clips; AdamW with one cycle of the learning rate."""
+    """Cross-entropy on normalised clips, some with parts removed; AdamW with one cycle of the learning rate."""
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: ModelEntry, classes: int, lr: float) -> None:
+    def __init__(self, model: ModelEntry, classes: int, lr: float, seed: int, augmentation: MaskAugmentation) -> None:
         super().__init__()
-        self.net, self.lr = model.network(classes), lr
-        self.register_buffer("mean", torch.tensor(model.mean or (0.0,)).view(1, -1, 1, 1, 1))
-        self.register_buffer("std", torch.tensor(model.std or (1.0,)).view(1, -1, 1, 1, 1))
+        self.net, self.lr, self.seed, self.augmentation = model.network(classes), lr, seed, augmentation
+        self.mean, self.std = model.mean, model.std
 
-    def forward(self, frames: Tensor) -> Tensor:
-        logits: Tensor = self.net((frames - self.mean) / self.std)
+    def forward(self, batch: Labelled, augmented: bool = False) -> Tensor:
+        frames, _, ids = batch
+        stage = normalisation(self.mean, self.std).to(frames.device)
+        x = stage.normalise(frames)
+        if augmented and self.augmentation.share:
+            x = self.augmentation(x, stage, ids, self.seed, self.current_epoch)
+        logits: Tensor = self.net(x)
         return logits
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        frames, labels = batch
-        loss = nn.functional.cross_entropy(self(frames), labels)
+    def training_step(self, batch: Labelled, index: int) -> Tensor:
+        labels = batch[1]
+        loss = nn.functional.cross_entropy(self(batch, augmented=True), labels)
         if not torch.isfinite(loss):
             raise ModelError(f"the loss is {loss.item()} at step {self.global_step}; train with a lower lr")
-        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=False)
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        frames, labels = batch
-        right = (self(frames).argmax(1) == labels).float()
+    def validation_step(self, batch: Labelled, index: int) -> None:
+        labels = batch[1]
+        right = (self(batch).argmax(1) == labels).float()
         self.log("accuracy", right.mean(), batch_size=len(labels), sync_dist=True)
         self.log("held_out", float(len(labels)), reduce_fx="sum", sync_dist=True)
 
