@@ -1,4 +1,4 @@
-"""Faithfulness beyond areas: other numbers read on the curves that deletion and insertion share; no clip is forwarded."""
+"""Faithfulness beyond areas: numbers read on the curves that deletion and insertion share, without more forwards."""
 
 from __future__ import annotations
 
