@@ -12,9 +12,10 @@ from vidattr_bench.metric import Case, Measurement, Shared
 from vidattr_bench.model import VideoModel
 
 T, H, W = 5, 18, 32
-NAMES = ("pointing_game", "pointing_game:scope=clip", "tube_mass", "rank_accuracy", "roc_auc", "average_precision")
-TUBES = ("tube_iou", "tube_iou:above=0.5", "voxel_iou")
-RANKED = ("pointing_game", "pointing_game:scope=clip", "rank_accuracy", "roc_auc", "average_precision", *TUBES)
+RANKED_VOXELS = ("pointing_game", "pointing_game:scope=clip", "rank_accuracy", "roc_auc", "average_precision")
+NAMES = (*RANKED_VOXELS, "tube_mass", "voxel_iou")
+TUBES = ("tube_iou", "tube_iou:above=0.5")
+RANKED = (*RANKED_VOXELS, "voxel_iou", *TUBES)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -275,7 +276,18 @@ def test_voxels_tied_at_the_area_enter_together_with_the_probability_that_matche
     constant = case_of(clip_with(STILL), torch.ones(T, H, W))
     share = 4 * 36 / (T * H * W)
     assert value("tube_iou", constant) == pytest.approx(share * (4 / 5) * 36 / (H * W))
-    assert value("voxel_iou", constant) == pytest.approx(share * share)
+
+
+def test_voxels_tied_at_the_area_count_for_the_voxel_iou_in_expectation_over_their_order():
+    case = case_of(clip_with(STILL), (random(T, H, W, seed=3) * 3).floor())
+    inside, size = case.batch.tubes.flatten(), int(case.batch.tubes.sum())
+    ious = []
+    for seed in range(300):
+        shuffled = torch.randperm(T * H * W, generator=torch.Generator().manual_seed(seed))
+        top = shuffled[case.relevance.flatten()[shuffled].sort(descending=True, stable=True).indices][:size]
+        hits = int(inside[top].sum())
+        ious.append(hits / (2 * size - hits))
+    assert value("voxel_iou", case) == pytest.approx(np.mean(ious), abs=4 * np.std(ious) / 300**0.5)
 
 
 def test_a_map_above_no_threshold_finds_no_tube():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import numpy as np
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,3 +124,23 @@ def levels_of(relevance: Tensor, inside: Tensor) -> Levels:
     last = sizes.cumsum(0) - 1
     hits = inside[order].cumsum(0)[last]
     return Levels(values, sizes, hits.diff(prepend=hits.new_zeros(1)))
+
+
+def expected_iou(levels: Levels) -> float:
+    """IoU of the |G| most relevant voxels with G, in expectation over the order of ties."""
+    size = int(levels.hits.sum())
+    last = int((levels.above < size).sum()) - 1
+    sure, places = int(levels.hits[:last].sum()), size - int(levels.above[last])
+    return _mean_iou(size, sure, scipy.stats.hypergeom(int(levels.sizes[last]), int(levels.hits[last]), places))
+
+
+def chance_iou(total: int, size: int) -> float:
+    """Expected IoU of `size` of `total` voxels drawn at random with the `size` voxels of G."""
+    return _mean_iou(size, 0, scipy.stats.hypergeom(total, size, size))
+
+
+def _mean_iou(size: int, sure: int, drawn: Any) -> float:
+    """Expected IoU of two sets of `size` voxels that share `sure` and as many more as the distribution `drawn` says."""
+    low, high = drawn.support()
+    shared = sure + np.arange(low, high + 1)
+    return float(drawn.pmf(shared - sure) @ (shared / (2 * size - shared)))

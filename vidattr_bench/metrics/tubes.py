@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from vidattr_bench.metric import Case, Measurement, Metric
 
-from ._truth import Levels, levels, truth
+from ._truth import Levels, chance_iou, expected_iou, levels, truth
 
 Threshold = Literal["area", "half_max"] | float
 
@@ -163,9 +164,12 @@ def _known_tubes(case: Case, clip: int) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class VoxelIoU(_ThresholdMetric):
-    """IoU of the voxels above a threshold with those of the tubes; ties at the border of the area as in `tube_iou`.
+    """IoU of the voxels above a threshold with those of the tubes.
 
-    No closed form of chance: see the random control. Undefined as the truth.
+    With `threshold=area`, voxels tied at the border count in expectation over their order, so that a constant map
+    scores chance: the expected IoU of |G| voxels drawn at random, the sum over k of P(k) k / (2 |G| - k) with the
+    hypergeometric P of k hits, about p / (2 - p) for p = |G| / N. Other thresholds have no chance level. Undefined as
+    the truth, and `no_positive_relevance` where half_max has no maximum.
 
     Attributes:
         threshold: area (as many voxels as G), half_max (half of the maximum), or a fixed relevance.
@@ -176,6 +180,22 @@ class VoxelIoU(_ThresholdMetric):
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"localisation": ("",)}
     units: ClassVar[str] = "IoU, in [0, 1]"
 
+    def measure(self, case: Case) -> Measurement:
+        """Values of N clips, and chance levels where the area is that of G."""
+        measured = super().measure(case)
+        if self.threshold != "area":
+            return measured
+        chance = [case.shared.memo(("voxel chance", clip), partial(_chance, case, clip)) for clip in range(len(case))]
+        return dataclasses.replace(measured, chance=torch.tensor(chance, dtype=torch.float64))
+
+    def _value(self, case: Case, clip: int) -> float | str:
+        return expected_iou(levels(case, clip)) if self.threshold == "area" else super()._value(case, clip)
+
     def _scorer(self, case: Case, clip: int) -> Callable[[Tensor], float]:
         inside = truth(case, clip).inside
         return lambda mask: voxel_iou(mask, inside)
+
+
+def _chance(case: Case, clip: int) -> float:
+    found = truth(case, clip)
+    return float("nan") if found.reason else chance_iou(found.inside.numel(), int(found.inside.sum()))

@@ -1,0 +1,130 @@
+"""Localisation in time: agreement of the relevance of each frame with the frames that the label's tubes span."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from vidattr_bench.metric import Case, Measurement, Metric
+
+from ._frames import Frames, frames
+from ._truth import chance_iou, expected_iou
+from .localisation import pointing_hits, roc_auc
+
+
+@dataclasses.dataclass(frozen=True)
+class _Temporal(Metric):
+    """A number from the relevance of each annotated frame; undefined as the truth, and where no frame is empty."""
+
+    family: ClassVar[str] = "temporal"
+    presets: ClassVar[dict[str, tuple[str, ...]]] = {"localisation": ("",), "temporal": ("",)}
+
+    def measure(self, case: Case) -> Measurement:
+        """Values and chance levels of N clips."""
+        found = [frames(case, clip) for clip in range(len(case))]
+        chance = [float("nan") if one.reason else self._chance(one) for one in found]
+        return Measurement.of([one.reason or self._value(one) for one in found], chance)
+
+    @abstractmethod
+    def _value(self, frames: Frames) -> float | str:
+        """The value of one clip whose truth is defined, or the reason why it has none."""
+
+    def _chance(self, frames: Frames) -> float:
+        return frames.chance
+
+
+@dataclasses.dataclass(frozen=True)
+class TemporalMass(_Temporal):
+    """Share of the positive relevance that lies in the frames of the tubes, wherever in the frame.
+
+    The sum of max(a, 0) over the tube frames F, divided by its sum over all annotated frames: never less than
+    `tube_mass`. Negative relevance does not count against positive relevance of the same frame. Chance: |F| / t, the
+    share of annotated frames that are tube frames. Undefined as the truth (no_label, other_target, not_annotated,
+    no_tubes, all_tube), without an empty frame (`no_empty_frame`), and `no_positive_relevance`.
+    """
+
+    reference: ClassVar[str] = "Wang 2020, arXiv 1910.01279, section 4.3, along time"
+    units: ClassVar[str] = "share of positive relevance, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": "< chance",
+        "random": "|F|/t",
+        "constant": "|F|/t",
+    }
+
+    def _value(self, frames: Frames) -> float | str:
+        total = float(frames.positive.sum())
+        return float(frames.positive[frames.tube].sum()) / total if total > 0 else "no_positive_relevance"
+
+
+@dataclasses.dataclass(frozen=True)
+class TemporalPointing(_Temporal):
+    """Whether the most relevant frame is a tube frame; tied frames share the hit.
+
+    Frames are ranked by the mean of their signed relevance; unknown frames are left out. Chance: |F| / t, what a
+    constant map gets. Undefined as `temporal_mass`, but for the mass.
+    """
+
+    reference: ClassVar[str] = "Bargal 2018, arXiv 1711.06778 (the pointing game along time)"
+    units: ClassVar[str] = "share of hits, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": 0,
+        "random": "|F|/t",
+        "constant": "|F|/t",
+    }
+
+    def _value(self, frames: Frames) -> float | str:
+        return float(pointing_hits(frames.relevance[None], frames.tube[None]))
+
+
+@dataclasses.dataclass(frozen=True)
+class TemporalIoU(_Temporal):
+    """IoU of the |F| most relevant frames with the |F| tube frames.
+
+    Frames are ranked by the mean of their signed relevance; ties at the border count in expectation over their order,
+    so that a constant map scores chance: the expected IoU of |F| frames drawn at random, the sum over k of
+    P(k) k / (2 |F| - k) with the hypergeometric P of k hits. Undefined as `temporal_pointing`.
+    """
+
+    name: ClassVar[str] = "temporal_iou"
+    reference: ClassVar[str] = "Jaccard 1912, doi 10.1111/j.1469-8137.1912.tb05611.x, along time"
+    units: ClassVar[str] = "IoU, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": "max(0, 2|F|/t - 1)",
+        "random": "chance",
+        "constant": "chance",
+    }
+
+    def _value(self, frames: Frames) -> float | str:
+        return expected_iou(frames.levels)
+
+    def _chance(self, frames: Frames) -> float:
+        return chance_iou(len(frames.tube), int(frames.tube.sum()))
+
+
+@dataclasses.dataclass(frozen=True)
+class TemporalAuc(_Temporal):
+    """Probability that a tube frame is more relevant than an empty one (area under the ROC curve of frames).
+
+    Frames are ranked by the mean of their signed relevance; ties count half, chance is .5. Undefined as
+    `temporal_pointing`.
+    """
+
+    reference: ClassVar[str] = "Hanley & McNeil 1982, doi 10.1148/radiology.143.1.7063747, along time"
+    units: ClassVar[str] = "probability, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": 0,
+        "random": 0.5,
+        "constant": 0.5,
+    }
+
+    def _value(self, frames: Frames) -> float | str:
+        return roc_auc(frames.levels)
+
+    def _chance(self, frames: Frames) -> float:
+        return 0.5
