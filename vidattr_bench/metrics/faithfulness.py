@@ -90,7 +90,8 @@ class SRG(CurveMetric):
 
     A random order has expectation 0 whatever the model and the substrate, and the negative of a map without ties has
     the negative gain. Half of it, for imputation over 10 to 90 %, is ROADCombined; for range-normalised curves it is
-    ABPC. Undefined as `deletion`.
+    ABPC. Freezing removes motion and keeps appearance, so 1 - SRG(freeze) / SRG(blur3d), a ratio of means over clips,
+    is the static share of the evidence. Undefined as `deletion`.
 
     Attributes:
         substrate: what replaces removed voxels.
@@ -106,9 +107,15 @@ class SRG(CurveMetric):
     presets: ClassVar[dict[str, tuple[str, ...]]] = {
         "default": ("", "substrate=freeze"),
         "faithfulness": ("", "substrate=freeze"),
+        "temporal": ("unit=frame", "unit=frame,substrate=freeze"),
     }
     units: ClassVar[str] = "difference of mean scores of the target, in [-1, 1] for score=prob; chance 0"
-    theory: ClassVar[Mapping[str, str | float]] = {"random": 0, "constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "> 0",
+        "inverted_oracle": "= -oracle",
+        "random": 0,
+        "constant": "undefined: constant_map",
+    }
 
     def measure(self, case: Case) -> Measurement:
         """Values of N clips and the chance level 0."""
