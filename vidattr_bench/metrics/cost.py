@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 from vidattr_bench.metric import Case, Measurement, Metric
@@ -15,6 +16,7 @@ class _CostMetric(Metric):
     family: ClassVar[str] = "cost"
     higher_is_better: ClassVar[bool | None] = False
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("",)}
+    theory: ClassVar[Mapping[str, str | float]] = {"none": "what the attribution took; the map plays no part"}
     field: ClassVar[str] = ""
 
     def measure(self, case: Case) -> Measurement:

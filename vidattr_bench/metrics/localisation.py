@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -57,6 +58,12 @@ class PointingGame(_Localisation):
     reference: ClassVar[str] = "Zhang 2016, arXiv 1608.00507, section 4.1"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("",), "localisation": ("", "scope=clip")}
     units: ClassVar[str] = "share of hits, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": "< chance",
+        "random": "chance",
+        "constant": "chance",
+    }
 
     scope: Literal["frame", "clip"] = "frame"
     tolerance: float = 0.0625
@@ -91,6 +98,12 @@ class TubeMass(_Localisation):
 
     reference: ClassVar[str] = "Wang 2020, arXiv 1910.01279, section 4.3; Arras 2022, arXiv 2003.07258"
     units: ClassVar[str] = "share of positive relevance, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": 0,
+        "random": "|G|/N",
+        "constant": "|G|/N",
+    }
 
     def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
         positive = truth.of(case.relevance[clip]).double().clamp(min=0)
@@ -128,6 +141,12 @@ class RankAccuracy(_Localisation):
 
     reference: ClassVar[str] = "Arras 2022, arXiv 2003.07258"
     units: ClassVar[str] = "share of voxels, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": "max(0, 2 - N/|G|)",
+        "random": "|G|/N",
+        "constant": "|G|/N",
+    }
 
     def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
         return rank_accuracy(levels(case, clip))
@@ -143,6 +162,12 @@ class RocAuc(_Localisation):
     reference: ClassVar[str] = "Hanley & McNeil 1982, doi 10.1148/radiology.143.1.7063747"
     primary: ClassVar[bool] = True
     units: ClassVar[str] = "probability, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": 0,
+        "random": 0.5,
+        "constant": 0.5,
+    }
 
     def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
         return roc_auc(levels(case, clip))
@@ -156,12 +181,19 @@ class AveragePrecision(_Localisation):
     """Mean precision of finding the tubes' voxels by falling relevance, weighted by the recall gained at each value.
 
     The sum over distinct values of (R_n - R_(n-1)) P_n, without interpolation, as scikit-learn defines it. Chance:
-    |G| / N. Undefined as the truth.
+    |G| / N, what a constant map gets; a random order gets (H + (|G| - 1) (N - H) / (N - 1)) / N with H the sum of 1 / i
+    for i to N, which is more by less than ln N / N. Undefined as the truth.
     """
 
     reference: ClassVar[str] = "scikit-learn, average_precision_score"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"localisation": ("",)}
     units: ClassVar[str] = "mean precision, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": "|G|/N",
+        "random": "(H + (|G|-1)(N-H)/(N-1))/N",
+        "constant": "|G|/N",
+    }
 
     def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
         return average_precision(levels(case, clip))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -142,6 +142,12 @@ class TubeIoU(_ThresholdMetric):
         "localisation": ("", "above=0.2", "above=0.5", "threshold=half_max"),
     }
     units: ClassVar[str] = "IoU, or share of tubes, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": "< oracle",
+        "random": "< oracle",
+        "constant": "< oracle",
+    }
 
     above: float | None = None
 
@@ -179,6 +185,12 @@ class VoxelIoU(_ThresholdMetric):
     reference: ClassVar[str] = "Jaccard 1912, doi 10.1111/j.1469-8137.1912.tb05611.x"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"localisation": ("",)}
     units: ClassVar[str] = "IoU, in [0, 1]"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 1,
+        "inverted_oracle": "max(0, 2|G|/N - 1)",
+        "random": "chance",
+        "constant": "chance",
+    }
 
     def measure(self, case: Case) -> Measurement:
         """Values of N clips, and chance levels where the area is that of G."""
