@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from vidattr_bench import __version__
+from vidattr_bench import __version__, gate_cli
 from vidattr_bench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 (a cell failed), 2 (bad usage or input), 130 (stopped)."""
+    """Run one command; returns its exit status: 0, 1 (a cell failed), 2 (bad usage), 130 (stopped), or that of compare."""
     parser, commands = _build()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED if known.command == "run" else OK
+        return FAILED if known.command in ("run", "compare", "accept") else OK
 
 
 def _refuse(option: str, parser: _Parser) -> NoReturn:
@@ -69,7 +69,9 @@ def _build() -> tuple[_Parser, dict[str, _Parser]]:
         "train": group.add_parser("train", help="train a network on a data set"),
         "table": group.add_parser("table", help="print and write the tables of a run again"),
         "plot": group.add_parser("plot", help="draw the plots and pictures of a run again"),
+        **{name: group.add_parser(name, help=text, description=text) for name, text in gate_cli.HELP.items()},
     }
+    gate_cli.add_options(commands)
     _run_options(commands["run"])
     _sheet_options(commands["sheet"])
     _list_options(commands["list"])

@@ -1,0 +1,173 @@
+"""The decision rule of the regression gate: paired differences of many cells -> a verdict each.
+
+With d the mean over clips of new - old, oriented so that more is better, and delta > 0 the margin of the cell's metric,
+three questions are put to every cell, each a one-sided t test of the cluster mean:
+
+- regressed: is d < -delta? rejects d >= -delta;
+- pass: is d > -delta? rejects d <= -delta;
+- improved: is d > delta? rejects d <= delta.
+
+Each question is a Holm family over all cells of the comparison at level .05. A cell is regressed, else improved, else
+passes; one to which none of the three applies is inconclusive. Scores that are equal on every clip pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from vidattr_bench.differences import holm
+from vidattr_bench.resampling import Array, Groups, group_codes, group_sums, rows
+
+LEVEL = 0.05
+POWER = 0.9
+QUESTIONS = ("regressed", "pass", "improved")
+_OUT_OF_REACH = 1000  # times the clips there are: no run will have them
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """Means (K,) of paired differences with their cluster standard errors, and what they are over.
+
+    The standard error is NaN where there is one group, 0 where every clip has the same difference. Degrees of freedom
+    are those that groups of unequal size n leave, (sum n)^2 / sum n^2 - 1: groups - 1 where all are equal.
+    """
+
+    mean: Array
+    error: Array
+    freedom: Array
+    clips: NDArray[np.intp]
+    groups: NDArray[np.intp]
+    equal: NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What the rule says of one cell.
+
+    Attributes:
+        verdict: regressed, inconclusive, improved or pass.
+        difference: mean of new - old, oriented so that more is better.
+        error: its cluster standard error.
+        low: lower limit of the difference's unadjusted 95 % t interval.
+        high: upper limit.
+        clips: clips on which both are defined.
+        groups: groups they come from.
+        p: Holm-adjusted p of each question: regressed, pass, improved.
+        more: about how many further clips decide it with 90 % power; None where it is decided or no number would do.
+    """
+
+    verdict: str
+    difference: float
+    error: float
+    low: float
+    high: float
+    clips: int
+    groups: int
+    p: tuple[float, float, float]
+    more: int | None = None
+
+
+def decide(differences: ArrayLike, groups: Groups, margins: ArrayLike, level: float = LEVEL) -> list[Decision]:
+    """Verdicts of K cells from oriented differences (N, K), NaN where a clip has none, and margins (K,) above 0.
+
+    Raises:
+        ValueError: a margin is not above 0, or shapes do not fit.
+    """
+    matrix, delta = np.asarray(differences, dtype=np.float64), np.asarray(margins, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape != (len(groups), len(delta)):
+        raise ValueError(f"differences {matrix.shape} do not fit {len(groups)} groups and {len(delta)} margins")
+    if not (delta > 0).all():
+        raise ValueError("a margin that is tested must be above 0")
+    paired = cluster_means(matrix, groups)
+    adjusted = np.stack([holm(p) for p in p_values(paired, delta)])
+    verdicts = _verdicts(adjusted <= level)
+    return [
+        _decision(paired, at, str(verdicts[at]), adjusted[:, at], float(delta[at]), level) for at in range(len(delta))
+    ]
+
+
+def cluster_means(differences: Array, groups: Groups) -> Paired:
+    """Means of the columns (N, K), NaN left out, with linearised cluster standard errors (Cochran 1977, chapter 6)."""
+    matrix = rows(differences, groups)
+    defined, codes = np.isfinite(matrix), group_codes(groups)
+    known = np.where(defined, matrix, 0.0)
+    sizes = group_sums(defined.astype(np.float64), codes)
+    clips, present = sizes.sum(0), (sizes > 0).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = known.sum(0) / clips
+        residuals = group_sums(np.where(defined, known - mean, 0.0), codes)
+        error = np.sqrt(present / (present - 1) * (residuals**2).sum(0)) / clips
+        freedom = clips**2 / (sizes**2).sum(0) - 1
+    lowest, highest = (np.where(defined, matrix, far) for far in (np.inf, -np.inf))
+    constant = (lowest.min(0, initial=np.inf) == highest.max(0, initial=-np.inf)) & (clips > 0)
+    error[constant & (present > 1)] = 0.0
+    return Paired(mean, error, freedom, clips.astype(int), present, constant & (known == 0).all(0))
+
+
+def p_values(paired: Paired, margins: Array) -> tuple[Array, Array, Array]:
+    """One-sided p of each question (K,), not adjusted; 1 where there are fewer than two groups."""
+    below = _p(paired, -margins, lower=True)
+    above = _p(paired, -margins, lower=False)
+    better = _p(paired, margins, lower=False)
+    return below, np.where(paired.equal, 0.0, above), better
+
+
+def _p(paired: Paired, border: Array, *, lower: bool) -> Array:
+    """P of rejecting that the mean is on the other side of `border`: `lower` asks whether it is below."""
+    distance = (paired.mean - border) * (-1 if lower else 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(paired.error > 0, distance / paired.error, np.copysign(np.inf, distance))
+        p = stats.t.sf(np.where(distance == 0, 0.0, t), np.maximum(paired.freedom, 1))
+    return np.where(paired.groups > 1, p, 1.0)
+
+
+def _verdicts(rejected: NDArray[np.bool_]) -> NDArray[np.str_]:
+    worse, fine, better = rejected
+    return np.select([worse, better, fine], ["regressed", "improved", "pass"], "inconclusive")
+
+
+def _decision(paired: Paired, at: int, verdict: str, p: Array, delta: float, level: float) -> Decision:
+    mean, error = float(paired.mean[at]), float(paired.error[at])
+    clips, groups = int(paired.clips[at]), int(paired.groups[at])
+    freedom = float(max(paired.freedom[at], 1))
+    half = error * float(stats.t.ppf(0.975, freedom))
+    more = further_clips(mean, error, clips, freedom, delta, len(paired.mean), level)
+    return Decision(
+        verdict,
+        mean,
+        error,
+        mean - half,
+        mean + half,
+        clips,
+        groups,
+        (float(p[0]), float(p[1]), float(p[2])),
+        more if verdict == "inconclusive" else None,
+    )
+
+
+def needed_error(delta: float, freedom: float, cells: int, level: float = LEVEL) -> float:
+    """The standard error at which a cell delta away from a border is decided with 90 % power as the first of a family.
+
+    With many groups and 200 cells it is delta/4.8, with 40 groups delta/5.1.
+    """
+    t = stats.t(max(freedom, 1))
+    return float(delta / (t.isf(level / max(cells, 1)) + t.ppf(POWER)))
+
+
+def further_clips(
+    mean: float, error: float, clips: int, freedom: float, delta: float, cells: int, level: float = LEVEL
+) -> int | None:
+    """How many clips beyond those there are decide a cell with 90 % power; None where no number in reach would.
+
+    They have to tell from -delta what was measured, or no change at all where that is nearer.
+    """
+    distance = min(delta, abs(mean + delta))
+    if not error > 0 or distance == 0 or math.isnan(mean):
+        return None
+    growth = (error / needed_error(distance, freedom, cells, level)) ** 2
+    return None if growth > _OUT_OF_REACH else max(1, math.ceil(clips * growth) - clips)
