@@ -57,7 +57,12 @@ class Sufficiency(_ShareMetric):
     reference: ClassVar[str] = "DeYoung 2020 (ERASER), arXiv 1911.03429, equation 2"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"faithfulness": ("", "substrate=freeze")}
     units: ClassVar[str] = "loss of the target's score, in [-1, 1] for score=prob"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "< random",
+        "inverted_oracle": "> random",
+        "random": "> oracle",
+        "constant": "undefined: constant_map",
+    }
 
     def _read(self, fractions: Tensor, deleted: Tensor, inserted: Tensor, scale: float) -> float | str:
         return self._mean_loss(fractions, inserted, deleted[0])
@@ -83,7 +88,12 @@ class Comprehensiveness(_ShareMetric):
     reference: ClassVar[str] = "DeYoung 2020 (ERASER), arXiv 1911.03429, equation 1"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"faithfulness": ("", "substrate=freeze")}
     units: ClassVar[str] = "loss of the target's score, in [-1, 1] for score=prob"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "> random",
+        "inverted_oracle": "< random",
+        "random": "< oracle",
+        "constant": "undefined: constant_map",
+    }
 
     def _read(self, fractions: Tensor, deleted: Tensor, inserted: Tensor, scale: float) -> float | str:
         return self._mean_loss(fractions, deleted, deleted[0])
@@ -111,7 +121,12 @@ class MinimalMask(CurveMetric):
     reference: ClassVar[str] = "Dabkowski 2017, arXiv 1705.07857 (smallest sufficient region)"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"faithfulness": ("", "substrate=freeze")}
     units: ClassVar[str] = "share of voxels, in [0, 1]"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "< random",
+        "inverted_oracle": "> random",
+        "random": "> oracle",
+        "constant": "undefined: constant_map",
+    }
 
     level: float = 0.9
 
@@ -133,8 +148,8 @@ class Monotonicity(CurveMetric):
 
     From the empty clip the least relevant units are inserted first, which is the MoRF deletion curve read backwards:
     the share of its steps with s(later) >= s(earlier). AIX360 asks for all steps at once (1 here is its `True`). A
-    model to which every unit adds evidence gives 1 to any order, so read it beside the row of the random control.
-    Undefined as `deletion`.
+    linear model, asked unit by unit, gives any order the share of its units that do no harm, so read it beside the row
+    of the random control. Undefined as `deletion`.
 
     Attributes:
         substrate: what replaces removed voxels.
@@ -147,7 +162,10 @@ class Monotonicity(CurveMetric):
     reference: ClassVar[str] = "Luss 2019, arXiv 1905.12698; Arya 2019 (AIX360), arXiv 1909.03012"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"faithfulness": ("", "substrate=freeze")}
     units: ClassVar[str] = "share of steps, in [0, 1]"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "none": "the order of tied units, which the seed draws, decides most steps",
+        "constant": "undefined: constant_map",
+    }
 
     def _read(self, fractions: Tensor, deleted: Tensor, inserted: Tensor, scale: float) -> float:
         return float((deleted.flip(0).diff() >= 0).double().mean())

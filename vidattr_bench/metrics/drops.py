@@ -114,7 +114,7 @@ class AverageDrop(_BlendMetric):
     theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
 
     def _compare(self, clean: tuple[float, float], blended: tuple[float, float]) -> float:
-        return -math.expm1(min(0.0, blended[0] - clean[0]))
+        return abs(math.expm1(min(0.0, blended[0] - clean[0])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,4 +152,4 @@ class AverageGain(_BlendMetric):
     theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
 
     def _compare(self, clean: tuple[float, float], blended: tuple[float, float]) -> float | str:
-        return "certain" if clean[1] == -math.inf else -math.expm1(min(0.0, blended[1] - clean[1]))
+        return "certain" if clean[1] == -math.inf else abs(math.expm1(min(0.0, blended[1] - clean[1])))
