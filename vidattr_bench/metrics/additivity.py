@@ -117,7 +117,12 @@ class SensitivityN(_Additivity):
 
     reference: ClassVar[str] = "Ancona 2018, arXiv 1711.06104, section 4"
     units: ClassVar[str] = "correlation, in [-1, 1]"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "> 0",
+        "inverted_oracle": "= -oracle",
+        "random": 0,
+        "constant": "undefined: constant_map",
+    }
 
     shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)
     draws: int = 25
@@ -153,7 +158,12 @@ class FaithfulnessCorrelation(_Additivity):
 
     reference: ClassVar[str] = "Bhatt 2020, arXiv 2005.00631, equation 4"
     units: ClassVar[str] = "correlation, in [-1, 1]"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "> 0",
+        "inverted_oracle": "= -oracle",
+        "random": 0,
+        "constant": "undefined: constant_map",
+    }
 
     share: float = 0.5
     draws: int = 100
@@ -190,7 +200,9 @@ class Infidelity(_Additivity):
     reference: ClassVar[str] = "Yeh 2019, arXiv 1901.09392, definition 2.1"
     units: ClassVar[str] = "share of the mean squared fall of the score, in [0, 1]"
     theory: ClassVar[Mapping[str, str | float]] = {
-        "none": "not centred: the value of a map that knows nothing depends on the model"
+        "oracle": "< constant",
+        "inverted_oracle": "> constant",
+        "none": "not centred: what a map that knows nothing gets depends on the model",
     }
 
     share: float = 0.5

@@ -48,7 +48,12 @@ class Deletion(CurveMetric):
         "faithfulness": ("", "substrate=freeze"),
     }
     units: ClassVar[str] = "mean score of the target, in [0, 1] for score=prob"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "< random",
+        "inverted_oracle": "> random",
+        "random": "> oracle",
+        "constant": "undefined: constant_map",
+    }
 
     def _read(self, fractions: Tensor, deleted: Tensor, inserted: Tensor, scale: float) -> float:
         return area(fractions, deleted)
@@ -78,7 +83,12 @@ class Insertion(CurveMetric):
         "faithfulness": ("", "substrate=freeze"),
     }
     units: ClassVar[str] = "mean score of the target, in [0, 1] for score=prob"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "> random",
+        "inverted_oracle": "< random",
+        "random": "< oracle",
+        "constant": "undefined: constant_map",
+    }
 
     def _read(self, fractions: Tensor, deleted: Tensor, inserted: Tensor, scale: float) -> float:
         return area(fractions, inserted)
@@ -140,7 +150,12 @@ class TieFraction(Metric):
     higher_is_better: ClassVar[bool | None] = None
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("",), "faithfulness": ("",)}
     units: ClassVar[str] = "share of units, in [0, 1]"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": 1}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "> random",
+        "inverted_oracle": "= oracle",
+        "random": "< constant",
+        "constant": 1,
+    }
 
     unit: str = "tubelet"
 

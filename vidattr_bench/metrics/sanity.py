@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 from vidattr_bench.metric import Case, Measurement, Metric
@@ -22,6 +23,12 @@ class CompletenessGap(Metric):
     reference = "Sundararajan et al. 2017, arXiv:1703.01365, proposition 1"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"sanity": ("",)}
     units = "the scale of the method's score, from 0"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "undefined: promises_nothing",
+        "inverted_oracle": "undefined: promises_nothing",
+        "random": "undefined: promises_nothing",
+        "constant": "undefined: promises_nothing",
+    }
 
     def measure(self, case: Case) -> Measurement:
         """One gap a clip."""

@@ -1,0 +1,84 @@
+"""Oracle, inverted oracle, random and constant maps get what theory says, on every metric that is installed."""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from vidattr_bench import plugins, theory
+from vidattr_bench.metric import Case, Measurement
+from vidattr_bench.presets import presets
+
+
+@functools.cache
+def cases(explains: bool) -> dict[str, Case]:
+    """Metrics that explain again are costly, so they see fewer clips."""
+    return theory.cases(1 if explains else 20)
+
+
+@pytest.mark.parametrize("text", presets()["all"])
+def test_controls_get_what_theory_says(text):
+    metric = plugins.create("metrics", text)
+    found = cases(bool(metric.explains))
+    assert not theory.broken(metric, theory.measure(metric, found), found["oracle"].batch.tubes)
+
+
+@pytest.mark.parametrize("name", plugins.available("metrics"))
+def test_theory_says_something_of_every_control_or_why_not(name):
+    claims = plugins.load("metrics", name).theory
+    assert set(claims) <= {*theory.CONTROLS, "none"}
+    assert "none" in claims or set(claims) == set(theory.CONTROLS)
+
+
+def test_the_model_reads_the_tubes_and_nothing_else():
+    case = cases(False)["oracle"]
+    x = case.batch.frames.double()
+    outside = x * ~case.batch.tubes[:, None]
+    logits = case.model.logits(x.float())
+    assert torch.equal(logits.argmax(1), case.batch.labels)
+    own = torch.arange(len(x)), case.batch.labels
+    assert torch.allclose(logits[own], (6 * x * case.batch.tubes[:, None]).sum((1, 2, 3, 4)) / (3 * tube_size(case)))
+    assert case.model.logits(outside.float())[own].abs().max() == 0
+
+
+def tube_size(case: Case) -> torch.Tensor:
+    return case.batch.tubes.sum((1, 2, 3))
+
+
+def claim(text: str | float, *values: float, name: str = "oracle", chance: float = 0.25, **others: float) -> bool:
+    """Whether a claim of one control holds for these values a clip."""
+    metric = plugins.create("metrics", "tube_iou")
+    declared = type("Declared", (type(metric),), {"theory": {name: text}})()
+    inside = torch.zeros(len(values), 2, 2, 3, dtype=torch.bool)
+    inside[:, 0, 0] = True
+    level = torch.full((len(values),), chance, dtype=torch.float64)
+    found = {name: Measurement(torch.tensor(values, dtype=torch.float64), level)}
+    found |= {other: Measurement.of([value] * len(values)) for other, value in others.items()}
+    return not theory.broken(declared, found, inside)
+
+
+def test_claims_are_numbers_quantities_relations_and_reasons():
+    assert claim(1, 1.0, 1.0)
+    assert not claim(1, 1.0, 1 - 1e-8)
+    assert claim("|G|/N", 0.25)
+    assert claim("1 - |G|/N", 0.75)
+    assert claim("|F|/t", 0.5)
+    assert claim("log|G| / log N", 0.4421141086977403)
+    assert claim("chance", 0.25)
+    assert claim("> 0", 0.1, -0.05)
+    assert not claim("< 0", 0.1, -0.05)
+    assert claim("= -random", 0.5, random=-0.5)
+    assert claim("< random", 0.5, random=0.6)
+    assert not claim("> random", 0.5, random=0.6)
+    assert claim(0, 0.1, -0.1, name="random")
+    assert not claim(0, 0.1, 0.1001, name="random")
+    assert not claim(1, float("nan"))
+
+
+def test_the_expected_precision_of_a_random_order_is_that_of_all_orders():
+    inside = torch.tensor([True, True, False, False, False, False]).view(1, 2, 3)
+    orders = list(itertools.permutations(range(6)))
+    mean = sum(average_precision_score(inside.flatten().numpy(), order) for order in orders) / len(orders)
+    assert theory.QUANTITIES["(H + (|G|-1)(N-H)/(N-1))/N"](inside) == pytest.approx(mean)
