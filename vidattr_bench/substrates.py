@@ -6,12 +6,13 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidattr_bench import randomness, spec
-from vidattr_bench.errors import NotApplicableError, PluginError, did_you_mean
+from vidattr_bench import imputation, randomness, spec
+from vidattr_bench.errors import DataError, NotApplicableError, PluginError, did_you_mean
 from vidattr_bench.model import VideoModel
 
 Replace = Callable[[Tensor, Tensor], Tensor]
@@ -23,7 +24,15 @@ Donor = Callable[[], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Substrate(ABC):
-    """What stands in for removed voxels; every choice is a field."""
+    """What stands in for removed voxels; every choice is a field.
+
+    Raises:
+        ValueError: a field is no positive number.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_range(self, field.name, 0 < getattr(self, field.name) < math.inf, "a positive number")
 
     @abstractmethod
     def bind(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Replace:
@@ -122,12 +131,83 @@ class Freeze(Substrate):
         return replace
 
 
+@dataclasses.dataclass(frozen=True)
+class Noise(Fill):
+    """Gaussian noise with the mean and the standard deviation of each channel of the clean clip, voxel by voxel.
+
+    Attributes:
+        scale: what the standard deviation is multiplied by.
+    """
+
+    scale: float = 1.0
+
+    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Tensor:
+        """One clip of noise for all removed sets, (C, T, H, W)."""
+        std, mean = torch.std_mean(x, (1, 2, 3), correction=0, keepdim=True)
+        return mean + self.scale * std * torch.randn(x.shape, generator=draws).to(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherClip(Fill):
+    """Another clip of the data set, of another class and group where there is one: natural pixels that move."""
+
+    def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Tensor:
+        """The other clip, (C, T, H, W); raises `DataError` where its size is another."""
+        other = donor()
+        if other.shape != x.shape:
+            sizes = f"{tuple(other.shape)} cannot stand in for {tuple(x.shape)}"
+            raise DataError(f"other_clip: {sizes}; give all clips one length and size in the data set's spec")
+        return other
+
+
+@dataclasses.dataclass(frozen=True)
+class Impute(Substrate):
+    """Noisy linear imputation (ROAD, Rong et al. 2022): the weighted mean of the neighbours, and a little noise.
+
+    It hides the shape of the removed set, which a fill would show to the model. See `imputation.impute`.
+
+    Attributes:
+        dims: 2 imputes every frame on its own, as the paper does with images; 3 over time too.
+        noise: standard deviation of the noise on imputed voxels, one field a clip for all removed sets, in the units
+            of x as in the authors' code.
+        tolerance: largest error of the solution, in the units of x.
+    """
+
+    dims: int = 2
+    noise: float = 0.01
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_range(self, "dims", self.dims in (2, 3), "2 or 3")
+        _check_range(self, "noise", 0 <= self.noise < math.inf, "0 or a positive number")
+        _check_range(self, "tolerance", 0 < self.tolerance < math.inf, "a positive number")
+
+    def bind(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Replace:
+        """Draw the noise; every removed set is then solved for on its own."""
+        noise = self.noise * torch.randn(x.shape, generator=draws).to(x)
+
+        def replace(removed: Tensor, out: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                imputed = imputation.impute(x, removed, self.dims, self.tolerance)
+            return torch.lerp(x, imputed.add_(noise), removed[:, None], out=out)
+
+        return replace
+
+
+def _check_range(substrate: Substrate, field: str, inside: bool, wanted: str) -> None:
+    if not inside:
+        raise ValueError(f"{field} must be {wanted}, not {getattr(substrate, field)}")
+
+
 SUBSTRATES: dict[str, type[Substrate]] = {
     "mean": Mean,
     "black": Black,
     "blur": Blur,
     "blur3d": Blur3d,
     "freeze": Freeze,
+    "noise": Noise,
+    "other_clip": OtherClip,
+    "impute": Impute,
 }
 
 
@@ -135,40 +215,44 @@ def create(text: str) -> Substrate:
     """The substrate that a spec such as `blur3d` or `blur:sigma=.05` names.
 
     Raises:
-        PluginError: unknown name or option (with the nearest known ones), or a value that is no positive number.
+        PluginError: unknown name or option (with the nearest known ones), or a value that it does not take.
     """
     parsed = spec.parse(text)
     if parsed.name not in SUBSTRATES:
         raise PluginError(f"unknown substrate {parsed.name!r}; {did_you_mean(parsed.name, SUBSTRATES)}")
     cls = SUBSTRATES[parsed.name]
-    fields = [field.name for field in dataclasses.fields(cls)]
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     for key in parsed.options:
-        if key not in fields:
-            raise PluginError(f"the substrate {parsed.name} has no option {key!r}; {did_you_mean(key, fields)}")
-    return cls(**{key: _positive(text, key, value) for key, value in parsed.options.items()})
-
-
-def _positive(text: str, key: str, value: str) -> float:
+        if key not in defaults:
+            raise PluginError(f"the substrate {parsed.name} has no option {key!r}; {did_you_mean(key, defaults)}")
     try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise PluginError(f"substrate {text!r}: {key} must be a positive number, not {value!r}")
-    return number
+        return cls(**{key: _number(key, value, defaults[key]) for key, value in parsed.options.items()})
+    except ValueError as error:
+        raise PluginError(f"substrate {text!r}: {error}") from error
+
+
+def _number(key: str, value: str, default: Any) -> Any:
+    """The text of an option as the type of its default."""
+    try:
+        return type(default)(value)
+    except ValueError as error:
+        kind = "a whole number" if isinstance(default, int) else "a positive number"
+        raise ValueError(f"{key} must be {kind}, not {value!r}") from error
 
 
 def bind(text: str, x: Tensor, model: VideoModel, seed: int, clip_id: str, donor: Donor | None = None) -> Replace:
     """The substrate `text` ready for the clean clip x (C, T, H, W), in full precision.
 
-    Its noise is a function of (seed, clip, spec).
+    Its noise is a function of (seed, clip, the substrate with all its options).
 
     Raises:
         PluginError: unknown substrate or option.
         NotApplicableError: it shows another clip, and there is none.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return create(text).bind(x, model, randomness.generator(seed, clip_id, text), donor or _no_donor)
+        substrate = create(text)
+        draws = randomness.generator(seed, clip_id, repr(substrate))
+        return substrate.bind(x, model, draws, donor or _no_donor)
 
 
 def _no_donor() -> Tensor:
