@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar, Protocol
 
@@ -129,9 +129,12 @@ class Case:
         return relevance.cpu() if relevance.is_mps else relevance
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (M, K) of normalised clips (M, C, T, H, W), in the forward batches of all perturbed clips."""
+        """Logits (M, K) of normalised clips (M, C, T, H, W), in batches of at most the forward batch, without padding.
+
+        Call it with clips made of one clip of the case: then no value depends on the neighbours.
+        """
         with no_grad():
-            return perturbation.forward(self.model, x, self.shared.forward_batch)
+            return torch.cat([self.model.logits(clips) for clips in torch.split(x, self.shared.forward_batch)])
 
     def curves(self, spec: CurveSpec) -> list[Curve]:
         """The perturbation curves of every clip; each perturbed clip is forwarded once whatever metrics ask for it."""
@@ -177,18 +180,21 @@ class Metric(ABC):
         higher_is_better: direction; None where neither is better.
         reference: paper with arXiv number or DOI.
         explains: how many times it explains a clip again; such a metric is measured on a declared sample of clips.
+        reads_promise: whether it asks for what relevance adds up to in theory, at the method's `promise_cost`.
         primary: whether it is an endpoint declared in advance, which tables and plots put first.
         presets: names under which `--metrics` runs it, with the options there: {"default": ("", "substrate=freeze")}.
         units: what the value is measured in, with its range.
         theory: what the maps `oracle` (1 in the tubes, 0 elsewhere), `inverted_oracle` (1 - oracle), `random` (uniform
             noise, a value in expectation) and `constant` get, whatever the options: a number, a quantity ("|G|/N"), a
-            comparison ("> 0", "= -oracle", "> random") or "undefined: reason"; or `none`, why theory says nothing.
+            comparison ("> 0", "= -oracle", "> random"), "undefined: reason" or "not_applicable: reason"; or `none`, why
+            theory says nothing.
     """
 
     family: ClassVar[str] = ""
     higher_is_better: ClassVar[bool | None] = True
     reference: ClassVar[str] = ""
     explains: ClassVar[int] = 0
+    reads_promise: ClassVar[bool] = False
     primary: ClassVar[bool] = False
     presets: ClassVar[dict[str, tuple[str, ...]]] = {}
     units: ClassVar[str] = ""
@@ -207,8 +213,15 @@ class Metric(ABC):
         return ()
 
     def own_forwards(self, model: VideoModel, clip: Tensor) -> int:
-        """Clips that it sends forward itself for one map of a clip (C, T, H, W), explanations not counted."""
+        """Clips that it sends forward itself for one map of a clip (C, T, H, W), explanations not counted.
+
+        Exact wherever the map is not constant, and for one clip of a case at a time.
+        """
         return 0
+
+    def shares(self) -> Hashable:
+        """What its own forwards and explanations belong to: metrics with an equal key do them once for one map."""
+        return self
 
     def __call__(self, case: Case) -> Tensor:
         """Values, float64 (N,), NaN where undefined."""

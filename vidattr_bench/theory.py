@@ -23,7 +23,7 @@ from vidattr_bench.shared import Shared
 
 CONTROLS = ("oracle", "inverted_oracle", "random", "constant")
 SIZE = (16, 7, 14)
-NOT_APPLICABLE = "not applicable"
+_BLIND = "it cannot explain another clip"
 _EXACT = 1e-9
 _ERRORS = 5.0
 
@@ -78,7 +78,7 @@ def control(name: str, batch: Batch, draw: int = 0) -> Tensor:
 def _explain(name: str, batch: Batch) -> Explain:
     def explain(model: VideoModel, frames: Tensor, targets: Tensor, draw: int = 0) -> Tensor:
         if "oracle" in name:
-            raise NotApplicableError("it sees the truth of the annotated clip and cannot explain another one")
+            raise NotApplicableError(_BLIND)
         return control(name, batch, draw)
 
     return explain
@@ -108,15 +108,15 @@ def _donor(batch: Batch, id: str) -> int:
 
 
 def measure(metric: Metric, found: Mapping[str, Case]) -> dict[str, Measurement]:
-    """What each control gets; what does not apply is undefined with the reason `not applicable`."""
+    """What each control gets; where a metric does not apply, it is undefined with the reason `not_applicable: why`."""
     return {name: _measure(metric, case) for name, case in found.items()}
 
 
 def _measure(metric: Metric, case: Case) -> Measurement:
     try:
         return metric.measure(case)
-    except NotApplicableError:
-        return Measurement.of([NOT_APPLICABLE] * len(case))
+    except NotApplicableError as error:
+        return Measurement.of([f"not_applicable: {error}"] * len(case))
 
 
 Quantity = Callable[[Tensor], float]
@@ -166,8 +166,8 @@ class Claim:
     @staticmethod
     def of(text: str | float) -> Claim:
         """Read a claim of `Metric.theory`."""
-        if text == NOT_APPLICABLE:
-            return Claim("undefined", NOT_APPLICABLE)
+        if str(text).startswith("not_applicable"):
+            return Claim("undefined", str(text))
         relation, operand = re.fullmatch(r"(undefined:|[<>]=?|=)? ?(.+)", str(text)).groups()  # type: ignore[union-attr]
         return Claim((relation or "=").rstrip(":"), operand)
 
