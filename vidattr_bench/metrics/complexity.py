@@ -25,7 +25,7 @@ class Gini(MassMetric):
     nothing about faithfulness. Undefined: `zero_map`, `one_unit`.
     """
 
-    reference: ClassVar[str] = "Chalasani 2020, arXiv 1810.06583, section 3"
+    reference: ClassVar[str] = "Chalasani 2020, arXiv 1810.06583"
     units: ClassVar[str] = "in [0, 1)"
     theory: ClassVar[Mapping[str, str | float]] = {
         "oracle": "> 0",
@@ -48,7 +48,7 @@ class Entropy(MassMetric):
     """
 
     higher_is_better: ClassVar[bool | None] = False
-    reference: ClassVar[str] = "Bhatt 2020, arXiv 2005.00631, definition 5 (there not divided)"
+    reference: ClassVar[str] = "Bhatt 2020, arXiv 2005.00631 (there not divided)"
     units: ClassVar[str] = "share of the largest entropy, in [0, 1]"
     theory: ClassVar[Mapping[str, str | float]] = {
         "oracle": "< 1",

@@ -31,7 +31,7 @@ class WarpedConsistency(Metric):
     """
 
     family: ClassVar[str] = "complexity"
-    reference: ClassVar[str] = "Lai 2018, arXiv 1808.00449, section 3.3 (temporal warping error)"
+    reference: ClassVar[str] = "Lai 2018, arXiv 1808.00449 (temporal warping error)"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"complexity": ("",)}
     units: ClassVar[str] = "correlation, in [-1, 1]; chance 0"
     theory: ClassVar[Mapping[str, str | float]] = {
