@@ -74,6 +74,10 @@ class BlurIntegratedGradients(SignedMethod):
         h = x.shape[2]
         return torch.stack([gaussian_blur(x, (0.0, share * h, share * h)) for share in shares.tolist()])
 
+    def promise_cost(self, model: VideoModel, clip: Tensor) -> int:
+        """The clip and the fully blurred one."""
+        return 2 if self.sign == "signed" else 0
+
     def promised_total(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor | None:
         """The target's score on the clip minus that on the fully blurred clip; absolute relevance promises nothing."""
         if self.sign == "absolute":

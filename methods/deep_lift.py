@@ -51,6 +51,10 @@ class DeepLIFT(SignedMethod):
         """The baseline of each clip, normalised, (N, C, T, H, W)."""
         return baseline_clips(model, frames, self.baseline)
 
+    def promise_cost(self, model: VideoModel, clip: Tensor) -> int:
+        """The clip and the baseline."""
+        return 2 if self.sign == "signed" else 0
+
     def promised_total(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor | None:
         """The target's logit on the clip minus that on the baseline; absolute relevance promises nothing."""
         if self.sign == "absolute":

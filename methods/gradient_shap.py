@@ -79,8 +79,14 @@ class GradientSHAP(SignedMethod):
 
     def baselines(self, model: VideoModel, frames: Tensor) -> Tensor:
         """The baselines that are drawn from, normalised, (B, N, C, T, H, W)."""
-        names = get_args(Baseline) if self.baseline == "any" else (self.baseline,)
-        return torch.stack([baseline_clips(model, frames, name) for name in names])
+        return torch.stack([baseline_clips(model, frames, name) for name in self._drawn_from()])
+
+    def _drawn_from(self) -> tuple[Baseline, ...]:
+        return get_args(Baseline) if self.baseline == "any" else (self.baseline,)
+
+    def promise_cost(self, model: VideoModel, clip: Tensor) -> int:
+        """The clip and the baseline, for every kind of baseline."""
+        return 2 * len(self._drawn_from()) if self.sign == "signed" and not self.noise else 0
 
     def promised_total(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor | None:
         """The target's score on the clip minus the baselines' mean score; None with noise or absolute relevance."""

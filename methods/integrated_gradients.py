@@ -82,6 +82,10 @@ class IntegratedGradients(SignedMethod):
             total = self.attribute(model, frames, targets).flatten(1).sum(1)
         return total - self._score_difference(model, frames, targets)
 
+    def promise_cost(self, model: VideoModel, clip: Tensor) -> int:
+        """The clip and the baseline."""
+        return 2 if self.sign == "signed" else 0
+
     def promised_total(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor | None:
         """The target's score on the clip minus its score on the baseline; absolute relevance promises nothing."""
         return self._score_difference(model, frames, targets) if self.sign == "signed" else None

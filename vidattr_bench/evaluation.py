@@ -21,6 +21,7 @@ from vidattr_bench.shared import Shared, Step
 from vidattr_bench.store import Cell
 
 Progress = Callable[[str, str], None]
+SEES_THE_TRUTH = "it sees the truth of the annotated clip and cannot explain another one"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +108,10 @@ class Evaluation:
         return torch.full_like(labels, self.subject.model.classes.index(self.subject.target))
 
     def _wanted(self, label: str, seed: int, missing: Collection[Cell]) -> list[str]:
-        """The metrics that some clip of the batch still lacks."""
-        ids = self.batch.ids
-        return [name for name in self.subject.metrics if any(Cell(c, label, name, seed) in missing for c in ids)]
+        """The metrics that some clip of the batch still lacks; those that explain again last, to find curves made."""
+        metrics, ids = self.subject.metrics, self.batch.ids
+        wanted = [name for name in metrics if any(Cell(c, label, name, seed) in missing for c in ids)]
+        return sorted(wanted, key=lambda name: bool(metrics[name].explains))
 
     def _step(self, batch: Batch, method: str = "") -> Step:
         return lambda name, clip: self.ledger.step(name, [batch.ids[clip]], method)
@@ -151,7 +153,7 @@ class Evaluation:
 
         def explain(model: VideoModel, frames: Tensor, targets: Tensor, draw: int = 0) -> Tensor:
             if method.needs_truth:
-                raise NotApplicableError("it sees the truth of the annotated clip and cannot explain another one")
+                raise NotApplicableError(SEES_THE_TRUTH)
             seeds = self._seeds(label, batch, seed, *([f"draw {draw}"] if draw else []))
             return method(model, frames, targets, seeds)
 
@@ -210,6 +212,8 @@ class Evaluation:
                 if len(case) == 1:
                     return dict.fromkeys(clips, problem_of(error))
         results: dict[int, Measurement | Problem] = {}
+        if self.subject.metrics[name].explains and self.subject.methods[label].needs_truth:
+            return dict.fromkeys(clips, problem_of(NotApplicableError(SEES_THE_TRUTH)))
         for clip in clips:
             if clip not in apart:
                 apart[clip] = self._alone(case, clip, label, seed)

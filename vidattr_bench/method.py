@@ -68,6 +68,10 @@ class AttributionMethod(ABC):
         """What the relevance of each clip adds up to in theory, (N,); None where the method promises nothing."""
         return None
 
+    def promise_cost(self, model: VideoModel, clip: Tensor) -> int:
+        """Forwards it takes to find `promised_total` of one clip (C, T, H, W) in [0, 1]."""
+        return 0
+
     def illustrate(self, model: VideoModel, frames: Tensor, targets: Tensor, stem: Path) -> list[Path]:
         """Write what else there is to see of one clip, frames (1, C, T, H, W), into files that `stem` begins.
 

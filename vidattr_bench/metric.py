@@ -219,7 +219,7 @@ class Metric(ABC):
         """
         return 0
 
-    def shares(self) -> Hashable:
+    def work_key(self) -> Hashable:
         """What its own forwards and explanations belong to: metrics with an equal key do them once for one map."""
         return self
 

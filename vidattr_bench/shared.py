@@ -105,15 +105,19 @@ class Shared:
         self.forward_batch, self.donor = forward_batch, donor
         self.step: Step = step or (lambda name, clip: nullcontext())
         self._memo: dict[Any, Any] = {}
+        self._whole: tuple[Shared, int] | None = None
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
         """The value of `key`, made once."""
+        if self._whole is not None:
+            whole, clip = self._whole
+            return whole.memo((key[0], clip, *key[2:]), make)
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
 
     def alone(self, clip: int, step: Step | None = None) -> Shared:
-        """What is shared on one clip of the batch; what is known of it already goes along."""
+        """What is shared on one clip of the batch; what becomes known of it, here or there, is known to both."""
         single = Shared(
             self.model,
             self.batch.select([clip]),
@@ -124,7 +128,7 @@ class Shared:
             step=step,
             donor=self.donor,
         )
-        single._memo = {(key[0], 0, *key[2:]): value for key, value in self._memo.items() if key[1] == clip}
+        single._whole = (self, clip)
         return single
 
     def x(self, clip: int) -> Tensor:
@@ -136,7 +140,7 @@ class Shared:
         """The partition of a clip into units; supervoxels are found once."""
         if unit != "supervoxel":
             return regular_units(unit, *self.batch.frames.shape[2:])
-        found: Units = self.memo(("units", clip, unit), lambda: Units.of(supervoxels(self.batch.frames[clip])))
+        found: Units = self.memo(("units", clip, unit), lambda: units_of(self.batch.frames[clip], unit))
         return found
 
     def clean_logits(self, clip: int) -> Tensor:
@@ -201,6 +205,11 @@ class Shared:
             size = min(max(round(share * units), 1), max(units - 1, 1))
             rows += [torch.rand(units, generator=draws).argsort() < size for _ in range(spec.draws)]
         return torch.stack(rows)
+
+
+def units_of(frames: Tensor, unit: str) -> Units:
+    """The partition of a clip's frames (C, T, H, W) in [0, 1] into units."""
+    return Units.of(supervoxels(frames)) if unit == "supervoxel" else regular_units(unit, *frames.shape[1:])
 
 
 @contextmanager

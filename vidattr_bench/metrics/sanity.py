@@ -23,6 +23,7 @@ class CompletenessGap(Metric):
     reference = "Sundararajan et al. 2017, arXiv:1703.01365, proposition 1"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"sanity": ("",)}
     units = "the scale of the method's score, from 0"
+    reads_promise = True
     theory: ClassVar[Mapping[str, str | float]] = {
         "oracle": "undefined: promises_nothing",
         "inverted_oracle": "undefined: promises_nothing",
