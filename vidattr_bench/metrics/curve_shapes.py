@@ -148,8 +148,9 @@ class Monotonicity(CurveMetric):
 
     From the empty clip the least relevant units are inserted first, which is the MoRF deletion curve read backwards:
     the share of its steps with s(later) >= s(earlier). AIX360 asks for all steps at once (1 here is its `True`). A
-    linear model, asked unit by unit, gives any order the share of its units that do no harm, so read it beside the row
-    of the random control. Undefined as `deletion`.
+    linear model, asked unit by unit, gives any order the share of its units that do no harm, and a random order, which
+    spreads the evidence over all steps, often scores best: read it beside the row of the random control. Undefined as
+    `deletion`.
 
     Attributes:
         substrate: what replaces removed voxels.

@@ -111,7 +111,12 @@ class AverageDrop(_BlendMetric):
     higher_is_better: ClassVar[bool | None] = False
     reference: ClassVar[str] = "Chattopadhay 2018 (Grad-CAM++), arXiv 1710.11063"
     units: ClassVar[str] = "share of the target's probability, in [0, 1]"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "< random",
+        "inverted_oracle": "> random",
+        "random": "> oracle",
+        "constant": "undefined: constant_map",
+    }
 
     def _compare(self, clean: tuple[float, float], blended: tuple[float, float]) -> float:
         return abs(math.expm1(min(0.0, blended[0] - clean[0])))
@@ -130,7 +135,12 @@ class AverageIncrease(_BlendMetric):
 
     reference: ClassVar[str] = "Chattopadhay 2018 (Grad-CAM++), arXiv 1710.11063"
     units: ClassVar[str] = "share of clips, each 0 or 1"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 0,
+        "inverted_oracle": 0,
+        "random": 0,
+        "constant": "undefined: constant_map",
+    }
 
     def _compare(self, clean: tuple[float, float], blended: tuple[float, float]) -> float:
         return float(blended[0] - blended[1] > clean[0] - clean[1])
@@ -149,7 +159,12 @@ class AverageGain(_BlendMetric):
 
     reference: ClassVar[str] = "Zhang 2024 (Opti-CAM), arXiv 2301.07002"
     units: ClassVar[str] = "share of the missing probability, in [0, 1]"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": "undefined: constant_map"}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": 0,
+        "inverted_oracle": 0,
+        "random": 0,
+        "constant": "undefined: constant_map",
+    }
 
     def _compare(self, clean: tuple[float, float], blended: tuple[float, float]) -> float | str:
         return "certain" if clean[1] == -math.inf else abs(math.expm1(min(0.0, blended[1] - clean[1])))
