@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vidattr_bench.comparisons import compare_methods, derived, reliability_table, skill_table
 from vidattr_bench.differences import holm, rank_biserial, sign_flip_max_t, sign_flip_p, sign_flip_ps, superiority
 from vidattr_bench.intervals import (
     Interval,
@@ -32,6 +33,8 @@ __all__ = [
     "clip_ranks",
     "cluster_interval",
     "cluster_intervals",
+    "compare_methods",
+    "derived",
     "discrimination",
     "friedman",
     "holm",
@@ -41,10 +44,12 @@ __all__ = [
     "rank_biserial",
     "rank_intervals",
     "ratio_of_means",
+    "reliability_table",
     "sign_flip_max_t",
     "sign_flip_p",
     "sign_flip_ps",
     "skill",
+    "skill_table",
     "split_half",
     "superiority",
     "tied_with_best",
