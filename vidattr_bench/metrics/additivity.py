@@ -165,7 +165,7 @@ class FaithfulnessCorrelation(_Additivity):
         "constant": "undefined: constant_map",
     }
 
-    share: float = 0.5
+    share: float = 0.1
     draws: int = 100
 
     def removal_specs(self) -> tuple[RemovalSpec, ...]:
@@ -185,8 +185,9 @@ class Infidelity(_Additivity):
     clamped, since otherwise a map and its negative would get the same score. The denominator makes 1 what a map gets
     that says nothing (beta = 0); 0 is a map that adds up to the score. The paper's infidelity is E[(q - d)^2]; Captum's
     with `normalize=True` is E[(beta q - d)^2] without clamping. Nothing is centred: a constant map gets
-    1 - E[d]^2 / E[d^2] for units of one size, so read it beside the row of the random control. Undefined: `zero_map`
-    (q is 0 for all sets), `no_fall` (d is).
+    1 - E[d]^2 / E[d^2] for units of one size, and with large sets, where the mean fall dwarfs its spread, all positive
+    maps look alike; so sets are small, and it is read beside the row of the random control. Undefined: `zero_map` (q is
+    0 for all sets), `no_fall` (d is).
 
     Attributes:
         share: share of the units in a set.
@@ -205,7 +206,7 @@ class Infidelity(_Additivity):
         "none": "not centred: what a map that knows nothing gets depends on the model",
     }
 
-    share: float = 0.5
+    share: float = 0.1
     draws: int = 100
 
     def removal_specs(self) -> tuple[RemovalSpec, ...]:
