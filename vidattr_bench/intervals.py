@@ -201,12 +201,13 @@ def class_means(
     """Means over classes of class means of the columns of `values` (N, K), NaN dropped, with intervals.
 
     The classes are fixed, the groups drawn. What is drawn is a group's contribution to the class mean (the score
-    bootstrap: Kline & Santos 2012), r_g = sum_c e_gc / (C N_c sqrt(1 - n_gc / N_c)), e_gc the sum of its n_gc clips of
-    class c less the mean of the class's N_c clips: the standard error, sqrt(sum_g r_g^2), is without bias where groups
-    of equal size are nested in classes (Bell & McCaffrey 2002), holds where a group has clips of several classes too,
-    and no class is ever missing from a resample. t has one degree of freedom less than there are groups for each set of
-    classes that no group links to the rest. Classes with clips of one group only, whose spread cannot be seen, are
-    compared with each other as one stratum, which errs on the wide side.
+    bootstrap: Kline & Santos 2012), r_g = sum_c e_gc sqrt(1 - 1 / G_c) / (C N_c (1 - n_gc / N_c)), where e_gc is the sum
+    of its n_gc clips of class c less the mean of the class's N_c clips, which come from G_c groups. The standard error,
+    sqrt(sum_g r_g^2), is the jackknife's: without bias where groups of equal size are nested in classes (UCF101), and
+    it holds where a group has clips of several classes (EPIC); no class is ever missing from a resample. t has one
+    degree of freedom less than there are groups for each set of classes that no group links to the rest. Classes with
+    clips of one group only, whose spread cannot be seen, are compared with each other as one stratum, which errs on the
+    wide side.
 
     Raises:
         ValueError: `labels` or `groups` name another number of clips than `values` holds.
@@ -235,14 +236,15 @@ def _class_means(values: Array, classes: Codes, groups: Codes, bootstrap: Bootst
 
 
 def _contributions(values: Array, means: Array, classes: Codes, groups: Codes) -> Array:
-    """What each group adds to the error of the mean of class means (C, K), (G, K), corrected for leverage."""
+    """What each group adds (G, K) to the error of the mean of class means (C, K), weighted as by the jackknife."""
     size = np.bincount(classes).astype(np.float64)
     cells, cell = np.unique(classes * (groups.max() + 1) + groups, return_inverse=True)
     of_class, of_group = cells // (groups.max() + 1), cells % (groups.max() + 1)
     residuals = group_sums(values - means[classes], cell)
-    leverage = np.bincount(cell) / size[of_class]
-    alone = leverage == 1
-    weight = 1 / (len(size) * size[of_class] * np.sqrt(np.where(alone, 1.0, 1 - leverage)))
+    kept = 1 - np.bincount(cell) / size[of_class]
+    alone = kept == 0
+    jackknife = np.sqrt(1 - 1 / np.bincount(of_class)[of_class]) / np.where(alone, 1.0, kept)
+    weight = jackknife / (len(size) * size[of_class])
     parts = residuals * weight[:, None]
     if alone.any():
         parts[alone] = _one_group(means, of_class[alone]) / len(size)

@@ -95,8 +95,9 @@ class Bootstrap:
     """The studentised cluster bootstrap of ratios of sums over groups; a mean over clips is one, with sizes below.
 
     Groups are drawn with replacement; the quantiles of (ratio* - ratio) / se* give the limits (Efron & Tibshirani 1993,
-    section 12.5; Cameron, Gelbach & Miller 2008), widened by t / z for the degrees of freedom that groups of unequal
-    size leave, (sum n)^2 / sum n^2 - 1: without it they cover less than they should (docs/statistics.md).
+    section 12.5; Cameron, Gelbach & Miller 2008), widened by t / z with the degrees of freedom of the standard error:
+    one less than (sum n)^2 / sum n^2, for groups of unequal size n, and than 3 (sum r^2)^2 / sum r^4, for residuals r
+    with heavy tails (the same for normal ones). Without that they cover too rarely (docs/statistics.md).
 
     Attributes:
         confidence: coverage aimed at, in (0, 1).
@@ -138,11 +139,12 @@ class Bootstrap:
         than `_FEW` groups, it is that of t. `freedom` replaces the degrees of freedom that `sizes` leave.
         """
         left = sizes.sum(0) ** 2 / (sizes**2).sum(0) - 1 if freedom is None else np.array([freedom])
-        student = np.broadcast_to(stats.t.ppf(1 - self.tail, left), residuals.shape[1:])
         if len(residuals) < _FEW:
+            student = np.broadcast_to(stats.t.ppf(1 - self.tail, left), residuals.shape[1:])
             return -student, student
         scale = np.abs(residuals).max(0)
         scale[scale == 0] = 1.0
+        student = stats.t.ppf(1 - self.tail, np.minimum(left, _tails(residuals / scale)))
         t = self._studentised(residuals / scale, sizes, None if ratio is None else ratio / scale)
         below = int(np.floor(self.tail * (self.resamples - 1)))
         above = int(np.ceil((1 - self.tail) * (self.resamples - 1)))
@@ -160,6 +162,14 @@ class Bootstrap:
             for chunk in draws(len(residuals), self.resamples, self.seed)
         ]
         return np.concatenate(parts, axis=1)
+
+
+def _tails(residuals: Array) -> Array:
+    """Degrees of freedom (K,), at least 1, that heavy tails of residuals (G, K) leave their sum of squares."""
+    fourth = (residuals**4).sum(0)
+    ratio = np.divide((residuals**2).sum(0) ** 2, fourth, out=np.full(len(fourth), np.inf), where=fourth > 0)
+    freedom: Array = np.maximum(3 * ratio - 1, 1.0)
+    return freedom
 
 
 def _moved(sums: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
