@@ -13,7 +13,8 @@ from rich.console import Console
 from vidattr_bench import tables, text
 from vidattr_bench.cells import significant, split_substrate
 from vidattr_bench.errors import DataError
-from vidattr_bench.grid import layout
+from vidattr_bench.grid import layout as layout_runs
+from vidattr_bench.selection import Choice, RunSummary
 from vidattr_bench.statistics import cluster_interval, paired_difference
 
 EVIL = "evil_\\input{x}<script>[bold]"
@@ -99,6 +100,21 @@ def benchmark(methods=METHODS, clips=12, groups=6):
                     scores.append(score_row(f"c{clip:02d}", method, metric, value, seed=seed, chance=chance, **common))
             costs.append(cost_row(f"c{clip:02d}", method, 0.1 * (rank + 1), 10.0 * rank))
     return pd.DataFrame(scores), pd.DataFrame(costs)
+
+
+def one(summary, facts):
+    return [RunSummary("run", summary, facts)]
+
+
+def layout(summary, facts, width=110):
+    return layout_runs(one(summary, facts), width=width)
+
+
+def rendered(style, choice=None):
+    return lambda summary, facts: tables.render(one(summary, facts), style, choice or Choice())
+
+
+markdown, html, latex_of = rendered("markdown"), rendered("html"), rendered("latex")
 
 
 def cell(summary, method, metric, subset="all"):
@@ -190,9 +206,9 @@ def test_costs_without_scores():
 def test_nothing_gives_an_empty_summary_that_still_prints():
     summary = tables.summarise(NO_SCORES, NO_COSTS, facts_of())
     assert summary.empty
-    for render in (tables.markdown, tables.html):
+    for render in (markdown, html):
         assert "0 clips" in render(summary, facts_of())
-    assert "tabular" not in tables.latex(summary, facts_of())
+    assert "tabular" not in latex_of(summary, facts_of())
     assert "0 clips" in printed(summary, facts_of())
 
 
@@ -276,7 +292,7 @@ def test_unequal_cells_get_notes_and_a_block_of_shared_clips():
 
 def printed(summary, facts, width=110):
     console = Console(width=width, file=StringIO(), color_system=None)
-    console.print(tables.console(summary, facts))
+    console.print(tables.console(one(summary, facts)))
     return console.file.getvalue()
 
 
@@ -288,7 +304,7 @@ def printed_lines(scores, costs):
 def test_few_groups_carry_a_warning_everywhere(groups, warns):
     scores, costs = benchmark({"rise": True}, clips=40, groups=groups)
     summary = tables.summarise(scores, costs, facts_of())
-    outputs = [render(summary, facts_of()) for render in (printed, tables.markdown, tables.latex, tables.html)]
+    outputs = [render(summary, facts_of()) for render in (printed, markdown, latex_of, html)]
     assert [("fewer than 40" in re.sub(r"\s+", " ", output)) for output in outputs] == [warns] * 4
 
 
@@ -334,16 +350,16 @@ class Tags(HTMLParser):
 
 
 def test_html_of_an_evil_name_holds_only_our_tags():
-    page = Tags(tables.html(*evil_tables()))
+    page = Tags(html(*evil_tables()))
     assert page.tags <= {
-        *("p", "sup", "b", "small", "span", "br"),
+        *("html", "head", "meta", "title", "style", "body", "p", "sup", "b", "small", "span", "br"),
         *("table", "caption", "thead", "tbody", "tr", "th", "td"),
     }
     assert EVIL in page.data
 
 
 def test_markdown_of_an_evil_name_keeps_its_columns():
-    output = tables.markdown(*evil_tables())
+    output = markdown(*evil_tables())
     assert "<script" not in output
     assert "<img" not in output
     assert r"evil\_\\input{x}&lt;script&gt;\[bold\]" in output
@@ -365,7 +381,7 @@ def structure(latex):
 
 
 def test_latex_is_booktabs_balanced_and_inert():
-    latex = tables.latex(*evil_tables())
+    latex = latex_of(*evil_tables())
     assert r"\input" not in latex
     assert r"\write" not in latex
     assert r"\texttt{evil\_\textbackslash{}input\{x\}\textless{}script\textgreater{}{[}bold{]}}" in latex
@@ -382,7 +398,7 @@ def test_latex_is_booktabs_balanced_and_inert():
 
 
 def test_latex_rows_fill_the_columns_of_their_tabular():
-    for body in re.findall(r"\\begin\{tabular\}(.*?)\\end\{tabular\}", tables.latex(*evil_tables()), re.DOTALL):
+    for body in re.findall(r"\\begin\{tabular\}(.*?)\\end\{tabular\}", latex_of(*evil_tables()), re.DOTALL):
         spec, *rows = body.splitlines()
         columns = spec.count("l") + spec.count("r@")
         for row in rows:
@@ -394,8 +410,8 @@ def test_latex_rows_fill_the_columns_of_their_tabular():
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path):
     document = (
-        r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\begin{document}"
-        + tables.latex(*evil_tables())
+        r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,siunitx,longtable}\begin{document}"
+        + latex_of(*evil_tables())
         + r"\end{document}"
     )
     (tmp_path / "paper.tex").write_text(document)

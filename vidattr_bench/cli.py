@@ -76,9 +76,8 @@ def _build() -> tuple[_Parser, dict[str, _Parser]]:
     _sheet_options(commands["sheet"])
     _list_options(commands["list"])
     _train_options(commands["train"])
-    for name, call in (("table", _table), ("plot", _plot)):
-        commands[name].add_argument("run", type=Path, metavar="RUN", help="run folder")
-        commands[name].set_defaults(call=call)
+    _table_options(commands["table"])
+    _plot_options(commands["plot"])
     return parser, commands
 
 
@@ -133,6 +132,30 @@ def _sheet_options(parser: _Parser) -> None:
     add("--seed", type=int, metavar="N", help="seed of every draw")
     add("--output", type=Path, metavar="DIR", required=True, help="folder for a PNG a clip")
     parser.set_defaults(call=_sheet)
+
+
+def _table_options(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, nargs="+", metavar="RUN", help="run folders, a group of columns each")
+    add("--metrics", nargs="+", metavar="SPEC", default=(), help="columns in order: labels, names or families")
+    add("--methods", nargs="+", metavar="SPEC", default=(), help="rows in order: labels or names (default: by family)")
+    add("--format", choices=("console", "latex", "markdown", "csv", "html"), help="default: what --output ends in")
+    add("--output", type=Path, metavar="FILE", help="write there instead of printing")
+    add("--uncertainty", choices=("interval", "plusminus", "none"), default="interval")
+    add("--subset", choices=("all", "correct", "shared"), help="the clips that means are over")
+    add("--mean", choices=("clip", "class"), default="clip", help="mean over clips, or over classes")
+    add("--decimals", type=int, metavar="N", help="of every number")
+    parser.set_defaults(call=_table)
+
+
+def _plot_options(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, nargs="+", metavar="RUN", help="run folders")
+    add("--kind", nargs="+", metavar="KIND", default=(), help="which plots (default: all that apply)")
+    add("--metrics", nargs="+", metavar="SPEC", default=(), help="labels, names or families")
+    add("--methods", nargs="+", metavar="SPEC", default=(), help="labels or names")
+    add("--output", type=Path, metavar="DIR", help="folder for the files (default: plots/ of the run)")
+    parser.set_defaults(call=_plot)
 
 
 def _train_options(parser: _Parser) -> None:
@@ -219,18 +242,25 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _table(arguments: argparse.Namespace) -> int:
     from vidattr_bench import report
-    from vidattr_bench.store import open_run
+    from vidattr_bench.selection import Choice
 
-    results = report.Results(open_run(arguments.run))
-    report.write_tables(results)
-    report.print_table(results, _console())
+    runs = report.open_runs(arguments.run)
+    given = {key: getattr(arguments, key) for key in ("subset", "mean", "uncertainty", "decimals")}
+    choice = Choice(tuple(arguments.metrics), tuple(arguments.methods), **given)
+    style = arguments.format or report.format_of(arguments.output)
+    report.write_choice(runs, choice, style, arguments.output, _console())
+    if len(runs) == 1 and choice == Choice() and style == "console" and arguments.output is None:
+        report.print_failures(runs[0], _console())
+        report.write_tables(runs[0])
     return OK
 
 
 def _plot(arguments: argparse.Namespace) -> int:
     from vidattr_bench import report
-    from vidattr_bench.store import open_run
+    from vidattr_bench.selection import Choice
 
-    for path in report.draw(report.Results(open_run(arguments.run))):
+    runs = report.open_runs(arguments.run)
+    choice = Choice(tuple(arguments.metrics), tuple(arguments.methods))
+    for path in report.plot(runs, choice, arguments.kind, arguments.output):
         print(path)
     return OK

@@ -1,43 +1,76 @@
-"""A summary laid out for reading: blocks of columns, sorted lines, notes; what every renderer draws."""
+"""Summaries of runs laid out for reading: blocks of columns, sorted lines, notes; what every renderer draws."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
+from vidattr_bench import captions
 from vidattr_bench.cells import Cell, Column, Header, direction, split_substrate
+from vidattr_bench.families import METHOD_FAMILIES
+from vidattr_bench.selection import Choice, RunSummary, pick, together
 from vidattr_bench.summary import Facts, metric_facts
 
-FEW_GROUPS = 40
 _GAP = 3
-_STATUSES = ["defined", "undefined", "failed", "not_applicable"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A method's cells; `kind` is method, control or chance (the level that a map without knowledge is expected at)."""
+    """A method's cells.
+
+    Attributes:
+        label: its row label.
+        kind: method, control or chance (the level that a map without knowledge is expected at).
+        cells: one a column.
+        family: the heading it stands under; empty where rows are not grouped.
+    """
 
     label: str
     kind: str
     cells: tuple[Cell, ...]
+    family: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A table narrow enough to print."""
+    """A table narrow enough to print; `details` say in which units and settings its columns are."""
 
     title: str
     headers: tuple[Header, ...]
     lines: tuple[Line, ...]
+    details: tuple[str, ...] = ()
+
+    def parts(self) -> Iterator[tuple[str, list[Line]]]:
+        """Lines that stand together under one heading, empty for those of no family, of controls and of chance."""
+        part: list[Line] = []
+        for line in self.lines:
+            if part and (line.kind, line.family) != (part[-1].kind, part[-1].family):
+                yield part[-1].family, part
+                part = []
+            part.append(line)
+        if part:
+            yield part[-1].family, part
+
+    def runs(self) -> list[tuple[str, int]]:
+        """The names of the runs above the columns, each with how many columns it spans."""
+        spans: list[tuple[str, int]] = []
+        for header in self.headers:
+            if spans and spans[-1][0] == header.run:
+                spans[-1] = (header.run, spans[-1][1] + 1)
+            else:
+                spans.append((header.run, 1))
+        return spans
+
+    def marks(self) -> set[str]:
+        """The letters of the notes that its cells bear."""
+        return {cell.note for line in self.lines for cell in line.cells if cell.note}
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A whole summary; `notes` are pairs of letter and text."""
+    """Whole summaries; `notes` are pairs of letter and text."""
 
     caption: str
     blocks: tuple[Block, ...]
@@ -46,58 +79,94 @@ class Grid:
     warnings: tuple[str, ...]
 
 
-def layout(summary: pd.DataFrame, facts: Facts, width: int = 110) -> Grid:
-    """Lay out a summary in blocks of about `width` characters, one family and substrate a block.
+def layout(runs: Sequence[RunSummary], choice: Choice | None = None, width: int = 110) -> Grid:
+    """Lay out summaries in blocks of about `width` characters, columns of one run beside those of the next.
 
-    Methods stand in the order of the first faithfulness metric, controls below them. Localisation stands on all clips
-    and on the correctly classified ones side by side. Where methods are defined on different clips, a block follows on
-    the clips that they share.
+    Where no metric is chosen, a block holds one family and substrate, localisation stands on all clips and on the
+    correctly classified ones, and where methods are defined on different clips, a block follows on those they share.
+    Methods stand by family, in the order of the first faithfulness metric, controls below them.
+
+    Raises:
+        DataError: a metric or method is chosen that no run holds.
     """
-    table = _Table(summary, facts, width)
-    return Grid(
-        _caption(summary, facts),
-        tuple(table.blocks()),
-        tuple((mark, text) for text, mark in table.marks.items()),
-        tuple(_legend(summary, facts)),
-        tuple(_warnings(summary, facts)),
-    )
+    choice = choice or Choice()
+    table = _Table(runs, choice, width)
+    blocks = tuple(table.blocks())
+    notes = tuple((mark, text) for text, mark in table.marks.items())
+    shown = {line.label for block in blocks for line in block.lines}
+    legend = tuple(captions.legend(blocks, {m: f for m, f in table.methods.items() if m in shown}, choice))
+    return Grid(captions.caption(runs), blocks, notes, legend, tuple(captions.warnings(runs, blocks)))
 
 
 class _Table:
-    """The rows of a summary by method, metric and subset, and the letters given to notes so far."""
+    """The rows of all summaries by run, method, metric and subset, and the letters given to notes so far."""
 
-    def __init__(self, summary: pd.DataFrame, facts: Facts, width: int) -> None:
-        records: list[Any] = summary.to_dict("records")
-        self.rows = {(row["method"], row["metric"], row["subset"]): row for row in records}
-        methods = facts.get("methods", {})
-        present = list(dict.fromkeys(summary["method"]))
-        self.informed = {method for method in present if methods.get(method, {}).get("informed", True)}
-        known = metric_facts(facts)
-        found = dict.fromkeys(summary["metric"])
-        self.metrics = {m: known.get(m, {}) for m in [*(m for m in known if m in found), *found]}
+    def __init__(self, runs: Sequence[RunSummary], choice: Choice, width: int) -> None:
+        self.runs, self.choice = runs, choice
+        self.rows: dict[tuple[str, str, str, str], Any] = {
+            (run.name, row["method"], row["metric"], row["subset"]): row
+            for run in runs
+            for row in run.rows.to_dict("records")
+        }
+        self.metrics = self._metrics()
+        declared = together([run.facts for run in runs], "methods")
+        found = dict.fromkeys(method for run in runs for method in run.rows["method"])
+        known = {method: declared.get(method, {}) for method in found}
+        chosen = pick(choice.methods, known, "method") if known else []
+        self.methods: dict[str, Facts] = {method: known[method] for method in chosen}
+        self.informed = {method for method, fact in self.methods.items() if fact.get("informed", True)}
         self.marks: dict[str, str] = {}
-        self.order = self._sorted(present)
-        self.room = width - label_width(present, width) - _GAP
+        self.order = self._sorted()
+        self.room = width - label_width(self.order, width) - _GAP
 
-    def _sorted(self, methods: Sequence[str]) -> list[str]:
-        """Methods, then controls, each by the first faithfulness metric, those without a value last."""
+    def _metrics(self) -> dict[str, Facts]:
+        """The chosen metrics in order, with what is declared about them."""
+        found = dict.fromkeys(metric for run in self.runs for metric in run.rows["metric"])
+        declared: dict[str, Facts] = {}
+        for run in self.runs:
+            declared = {**metric_facts(run.facts), **declared}
+        known = {m: declared.get(m, {}) for m in [*(m for m in declared if m in found), *found]}
+        chosen = pick(self.choice.metrics, known, "metric") if known else []
+        return {metric: known[metric] for metric in chosen}
+
+    def _sorted(self) -> list[str]:
+        """Methods by family, then controls, each by the primary metric; as they are chosen, where they are."""
+        sign = direction(self.metrics.get(self._primary(), {})) or 1
+
+        def key(method: str) -> tuple[bool, int, float]:
+            mean = self._mean(method)
+            place = _family_rank(self.methods[method]) if method in self.informed else 0
+            return method not in self.informed, place, math.inf if math.isnan(mean) else -sign * mean
+
+        if self.choice.methods:
+            return sorted(self.methods, key=lambda method: method not in self.informed)
+        return sorted(self.methods, key=key)
+
+    def _primary(self) -> str:
+        """The metric that rows are sorted by: the first that is chosen, or the first of faithfulness."""
         faithful = [metric for metric, fact in self.metrics.items() if fact.get("family") == "faithfulness"]
-        primary = next(iter([*faithful, *self.metrics]), "")
-        sign = direction(self.metrics.get(primary, {})) or 1
+        return next(iter([*([] if self.choice.metrics else faithful), *self.metrics]), "")
 
-        def key(method: str) -> tuple[bool, float]:
-            mean = self.rows.get((method, primary, "all"), {}).get("mean", math.nan)
-            return method not in self.informed, math.inf if math.isnan(mean) else -sign * mean
-
-        return sorted(methods, key=key)
+    def _mean(self, method: str) -> float:
+        """The mean of a method on the primary metric, in the first run that has one."""
+        rows = [self.rows.get((run.name, method, self._primary(), "all"), {}) for run in self.runs]
+        return next((row["mean"] for row in rows if not math.isnan(row.get("mean", math.nan))), math.nan)
 
     def blocks(self) -> Iterator[Block]:
         """All blocks, those of cost last."""
+        if self.choice.metrics:
+            yield from self._packed("", [[column] for column in self._columns(self.metrics, self._subset())])
+            return
         for title, metrics in sorted(self._sections().items(), key=lambda section: section[0] == "Cost"):
             subsets = ("all", "correct") if title.startswith("Localisation") else ("all",)
-            yield from self._packed(title, [[self._column(m, subset) for subset in subsets] for m in metrics])
-            unequal = [] if title == "Cost" else [metric for metric in metrics if self._is_unequal(metric)]
-            yield from self._packed(f"{title}, shared clips", [[self._column(m, "shared")] for m in unequal])
+            subsets = (self.choice.subset,) if self.choice.subset else subsets
+            yield from self._packed(title, [self._columns([m], *subsets, run=r) for r in self.runs for m in metrics])
+            if not self.choice.subset and title != "Cost":
+                unequal = [m for m in metrics if any(self._is_unequal(run, m) for run in self.runs)]
+                yield from self._packed(f"{title}, shared clips", [[c] for c in self._columns(unequal, "shared")])
+
+    def _subset(self) -> str:
+        return self.choice.subset or "all"
 
     def _sections(self) -> dict[str, list[str]]:
         """Metrics by family and substrate, under a title."""
@@ -108,14 +177,26 @@ class _Table:
             sections.setdefault(f"{family}, substrate {substrate}" if substrate else family, []).append(metric)
         return sections
 
-    def _is_unequal(self, metric: str) -> bool:
+    def _is_unequal(self, run: RunSummary, metric: str) -> bool:
         """Whether methods are defined on different numbers of clips, or all on more clips than they share."""
-        rows = {s: [self.rows.get((m, metric, s), {}).get("clips", 0) for m in self.order] for s in ("all", "shared")}
+        subsets = ("all", "shared")
+        rows = {s: [self.rows.get((run.name, m, metric, s), {}).get("clips", 0) for m in self.order] for s in subsets}
         return len({*rows["all"], *rows["shared"]} - {0}) > 1
 
-    def _column(self, metric: str, subset: str) -> Column:
-        rows = {m: self.rows[m, metric, subset] for m in self.order if (m, metric, subset) in self.rows}
-        return Column(metric, subset, rows, self.metrics[metric], self.informed, self._note)
+    def _columns(self, metrics: Iterable[str], *subsets: str, run: RunSummary | None = None) -> list[Column]:
+        """The columns of these metrics and subsets, of one run or of all, those of a run together."""
+        runs = self.runs if run is None else [run]
+        keys = [(run.name, metric, subset) for run in runs for metric in metrics for subset in subsets]
+        rows = {key: self._rows_of(*key) for key in keys}
+        return [
+            Column(key, rows[key], self.metrics[key[1]], self.informed, self._note, self.choice)
+            for key in keys
+            if rows[key]
+        ]
+
+    def _rows_of(self, run: str, metric: str, subset: str) -> dict[str, Any]:
+        keys = {method: (run, method, metric, subset) for method in self.order}
+        return {method: self.rows[key] for method, key in keys.items() if key in self.rows}
 
     def _note(self, text: str) -> str:
         """The letter of a note, the same for the same text."""
@@ -124,35 +205,54 @@ class _Table:
     def _packed(self, title: str, columns: Sequence[Sequence[Column]]) -> Iterator[Block]:
         """As many columns a block as there is room for; those of one metric stay together."""
         parts: list[list[_Drawn]] = []
-        for together in columns:
-            drawn = [_Drawn(column, self.order) for column in together]
+        for group in filter(None, columns):
+            drawn = [_Drawn(column, self.order, with_substrate=not title) for column in group]
             if not parts or sum(column.width for column in [*parts[-1], *drawn]) > self.room:
                 parts.append([])
             parts[-1] += drawn
         for number, part in enumerate(parts):
-            yield self._block(title if number == 0 else f"{title}, continued", part)
+            yield self._block((f"{title}, continued" if title else "Continued") if number else title, part)
 
     def _block(self, title: str, drawn: Sequence[_Drawn]) -> Block:
+        families = self._families()
         lines = [
             Line(
-                method, "method" if method in self.informed else "control", tuple(column.cells[at] for column in drawn)
+                method,
+                "method" if method in self.informed else "control",
+                tuple(column.cells[at] for column in drawn),
+                families.get(method, ""),
             )
             for at, method in enumerate(self.order)
         ]
         levels = tuple(column.chance for column in drawn)
         chance = [Line("chance level", "chance", levels)] if any(level.mean for level in levels) else []
-        return Block(title, tuple(column.header for column in drawn), (*lines, *chance))
+        headers = tuple(column.header for column in drawn)
+        if len(self.runs) == 1:
+            headers = tuple(dataclasses.replace(header, run="") for header in headers)
+        return Block(title, headers, (*lines, *chance), tuple(captions.details(headers)))
+
+    def _families(self) -> Mapping[str, str]:
+        """The family of every method that is no control, where there are several and rows are not in a chosen order."""
+        families = {m: str(fact.get("family", "")) for m, fact in self.methods.items() if m in self.informed}
+        if self.choice.methods or len(set(families.values())) < 2:
+            return {}
+        return {method: f"{family[:1].upper()}{family[1:]}" for method, family in families.items()}
+
+
+def _family_rank(fact: Facts) -> int:
+    family = fact.get("family", "other")
+    return METHOD_FAMILIES.index(family) if family in METHOD_FAMILIES else METHOD_FAMILIES.index("other")
 
 
 class _Drawn:
     """A column's header and cells, and how many characters they need when each part stands in a column of its own."""
 
-    def __init__(self, column: Column, order: Sequence[str]) -> None:
-        self.header, self.chance = column.header(), column.chance()
+    def __init__(self, column: Column, order: Sequence[str], *, with_substrate: bool) -> None:
+        self.header, self.chance = column.header(with_substrate=with_substrate), column.chance()
         self.cells = [column.cell(method) for method in order]
         parts = [(len(cell.mean), len(cell.interval), len(cell.note)) for cell in self.cells]
         mean, interval, note = (max(sizes, default=0) for sizes in zip(*parts, strict=True))
-        number = mean + len("* ") + interval + (len(" ()") + note if note else 0)
+        number = mean + len("*† ") + interval + (len(" ()") + note if note else 0)
         self.width = _GAP + max(number, len(self.header.title) + len(" ↑"), len(self.header.detail))
 
 
@@ -164,50 +264,3 @@ def label_width(labels: Iterable[str], width: int) -> int:
 def _letter(number: int) -> str:
     """The letters a to z, then aa, ab, and so on."""
     return ("" if number < 26 else _letter(number // 26 - 1)) + "abcdefghijklmnopqrstuvwxyz"[number % 26]
-
-
-def _size(summary: pd.DataFrame) -> tuple[int, int]:
-    """Clips scored, and the groups they come from."""
-    everything = summary[summary["subset"] == "all"]
-    if everything.empty:
-        return 0, 0
-    return int(everything[_STATUSES].sum(axis=1).max()), int(everything["groups"].max())
-
-
-def _caption(summary: pd.DataFrame, facts: Facts) -> str:
-    clips, groups = _size(summary)
-    split = f", split {facts['split']}" if facts.get("split") else ""
-    run = f"{facts.get('dataset', '')}{split}; model {facts.get('model', '')}; target {facts.get('target', '')}"
-    return f"{run}; seed {facts.get('seed', '')}. {clips} clips in {groups} groups."
-
-
-def _legend(summary: pd.DataFrame, facts: Facts) -> Iterator[str]:
-    declared = facts.get("methods", {})
-    present: dict[str, Any] = {m: declared.get(m, {}) for m in dict.fromkeys(summary["method"])}
-    yield "Mean over clips [95 % interval: studentised bootstrap over groups of clips]; bold: the best method."
-    chance = next((method for method, fact in present.items() if fact.get("is_chance")), None)
-    if chance is not None:
-        yield (
-            f"* better than {chance}: the 95 % interval of the paired difference lies on the better side of zero "
-            "(one interval a cell, not corrected for their number)."
-        )
-    if any(not fact.get("informed", True) for fact in present.values()):
-        oracle = "; the oracle sees the truth" if any(fact.get("needs_truth") for fact in present.values()) else ""
-        yield f"Below the rule: controls, which never look at the model{oracle}."
-    for method, fact in present.items():
-        if fact.get("draws", 1) > 1:
-            yield f"{method}: the mean of {fact['draws']} draws a clip."
-    if (summary["clips"] < summary["defined"]).any():
-        yield "Shared clips: those on which every method that has a value at all has one."
-
-
-def _warnings(summary: pd.DataFrame, facts: Facts) -> Iterator[str]:
-    groups = _size(summary)[1]
-    if groups < 2:
-        yield "fewer than two groups of clips: no interval can be given."
-    elif groups < FEW_GROUPS:
-        yield f"{groups} groups of clips are fewer than {FEW_GROUPS}: intervals may be too narrow."
-    clips = facts.get("clips", {})
-    for kind, words in (("missing", "not on disk, and left out"), ("unreadable", "unreadable, and counted as failed")):
-        if clips.get(kind):
-            yield f"{clips[kind]} clips of the split are {words}."

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from vidattr_bench import pictures, plots, tables
-from vidattr_bench.store import Store, write_atomically
+from vidattr_bench.errors import RunError
+from vidattr_bench.selection import Choice, RunSummary, pick, run_names
+from vidattr_bench.store import Store, open_run, write_atomically
+from vidattr_bench.summary import COST_FACTS, metric_facts
 from vidattr_bench.text import printable, slug
 
 
@@ -39,7 +45,80 @@ class Results:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """One row a (method, metric, subset) with mean, interval and chance."""
-        return tables.summarise(self.scores, self.store.costs(), self.facts)
+        return tables.summarise(self.scores, self.costs, self.facts)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """One row a (clip, method, step)."""
+        return self.store.costs()
+
+    def labels(self, kind: str) -> list[str]:
+        """The labels of the methods or metrics that it holds, in the order of provenance, costs last."""
+        measured = set(self.scores["method" if kind == "methods" else "metric"])
+        known = metric_facts(self.facts) if kind == "metrics" else self.facts.get("methods", {})
+        if kind == "metrics" and len(self.costs):
+            measured |= set(COST_FACTS)
+        return [*(label for label in known if label in measured), *sorted(measured - set(known))]
+
+    def chosen(self, name: str, choice: Choice) -> RunSummary:
+        """The summary of the chosen methods on the chosen metrics, which alone are compared with each other."""
+        if not choice.metrics and not choice.methods and choice.mean == "clip":
+            return RunSummary(name, self.summary, self.facts)
+        chance = {label for label, fact in self.facts.get("methods", {}).items() if fact.get("is_chance")}
+        methods = {*(choice.methods or self.labels("methods")), *chance}
+        metrics = choice.metrics or self.labels("metrics")
+        scores, costs = (rows[rows["method"].isin(methods)] for rows in (self.scores, self.costs))
+        tested = choice.metrics or None
+        rows = tables.summarise(scores, costs, self.facts, mean=choice.mean, metrics=metrics, tested=tested)
+        return RunSummary(name, rows, self.facts)
+
+
+def open_runs(folders: Sequence[Path]) -> list[Results]:
+    """The results in run folders; raises `RunError` where one holds no run or is named twice."""
+    twice = [folder for at, folder in enumerate(folders) if folder.resolve() in [f.resolve() for f in folders[:at]]]
+    if twice:
+        raise RunError(f"{twice[0]} is named twice; a run stands in a table once")
+    return [Results(open_run(folder)) for folder in folders]
+
+
+def format_of(path: Path | None) -> str:
+    """The format that the end of a file's name tells; the console's where it tells none."""
+    endings = {".tex": "latex", ".md": "markdown", ".csv": "csv", ".html": "html", ".htm": "html"}
+    return endings.get(path.suffix.lower() if path else "", "console")
+
+
+def choose(runs: Sequence[Results], choice: Choice) -> tuple[list[RunSummary], Choice]:
+    """The summaries of runs of what is chosen, and the choice with the labels that its names stand for.
+
+    Raises:
+        DataError: a metric or method is chosen that no run holds.
+    """
+    names = run_names([run.facts for run in runs], [run.folder.name for run in runs])
+    resolved = dataclasses.replace(
+        choice,
+        metrics=_resolved(choice.metrics, runs, "metrics"),
+        methods=_resolved(choice.methods, runs, "methods"),
+    )
+    return [run.chosen(name, resolved) for name, run in zip(names, runs, strict=True)], resolved
+
+
+def _resolved(given: Sequence[str], runs: Sequence[Results], kind: str) -> tuple[str, ...]:
+    declared: dict[str, Any] = {}
+    for run in runs:
+        facts = metric_facts(run.facts) if kind == "metrics" else run.facts.get(kind, {})
+        declared = {**{label: facts.get(label, {}) for label in run.labels(kind)}, **declared}
+    return tuple(pick(given, declared, kind.removesuffix("s"))) if given else ()
+
+
+def write_choice(runs: Sequence[Results], choice: Choice, style: str, path: Path | None, console: Console) -> None:
+    """Print a table of what is chosen of the runs, in one of `tables.FORMATS`, or write it into a file."""
+    shown, choice = choose(runs, choice)
+    if style == "console" and path is None:
+        console.print(tables.console(shown, choice))
+    elif path is None:
+        sys.stdout.write(tables.render(shown, style, choice))
+    else:
+        write_atomically(path, tables.render(shown, style, choice).encode())
 
 
 def finish(store: Store, console: Console) -> None:
@@ -53,20 +132,30 @@ def finish(store: Store, console: Console) -> None:
 
 def write_tables(results: Results) -> None:
     """Write summary.csv, summary.md and summary.tex."""
-    table, facts = results.summary, results.facts
-    write_atomically(results.folder / "summary.csv", tables.csv(table).encode())
-    write_atomically(results.folder / "summary.md", tables.markdown(table, facts).encode())
-    write_atomically(results.folder / "summary.tex", tables.latex(table, facts).encode())
+    runs, _ = choose([results], Choice())
+    write_atomically(results.folder / "summary.csv", tables.csv(results.summary).encode())
+    write_atomically(results.folder / "summary.md", tables.render(runs, "markdown", Choice()).encode())
+    write_atomically(results.folder / "summary.tex", tables.render(runs, "latex", Choice()).encode())
 
 
 def print_table(results: Results, console: Console) -> None:
     """Print the table, then each reason for which a cell failed, with its count."""
-    console.print(tables.console(results.summary, results.facts))
+    console.print(tables.console(choose([results], Choice())[0]))
+    print_failures(results, console)
+
+
+def print_failures(results: Results, console: Console) -> None:
+    """Print each reason for which a cell failed, with its count."""
     failed = results.scores[results.scores["status"] == "failed"]
     reasons = Counter(zip(failed["method"], failed["reason"], strict=True))
     for (method, reason), count in reasons.most_common(10):
         line = printable(f"failed: {count} cells of {method}: {reason}")
         console.print(line, style="red", markup=False, highlight=False)
+
+
+def plot(runs: Sequence[Results], choice: Choice, kinds: Sequence[str], folder: Path | None) -> list[Path]:
+    """Draw what is chosen of every run; returns the files."""
+    return [path for run in runs for path in draw(run)]
 
 
 def draw(results: Results) -> list[Path]:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from vidattr_bench.errors import DataError
-from vidattr_bench.statistics import Interval, cluster_intervals
+from vidattr_bench.sheets import Facts as Facts
+from vidattr_bench.sheets import per_clip as per_clip
+from vidattr_bench.statistics import Interval, class_means, cluster_intervals, tied_with_best
 
-Facts = Mapping[str, Any]
+Mean = Literal["clip", "class"]
 SUBSETS = ("all", "correct", "shared")
 COLUMNS = [
     *("method", "metric", "subset", "clips", "groups", "mean", "low", "high", "chance"),
     *("defined", "undefined", "failed", "not_applicable"),
     *("difference", "difference_low", "difference_high", "reason"),
+    *("class_mean", "tied"),
 ]
+RESAMPLES, ALPHA = 10_000, 0.05
 COST_FACTS: dict[str, dict[str, Any]] = {
     "seconds": {"units": "seconds a clip", "summary": "Wall time of one attribution."},
     "forwards": {"units": "clips forward", "summary": "Clips sent forward through the model by one attribution."},
@@ -29,7 +33,6 @@ COST_FACTS: dict[str, dict[str, Any]] = {
 _COST_COLUMNS = {"seconds": "seconds", "forwards": "forwards", "backwards": "backwards", "peak_memory": "memory"}
 _NONE = Interval(np.nan, np.nan, np.nan, 0, 0)
 _WORST_FIRST = ("failed", "not_applicable", "undefined")
-_BEST_FIRST = ("ok", "failed", "not_applicable", "undefined")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,15 @@ def metric_facts(facts: Facts) -> dict[str, Any]:
     return {**facts.get("metrics", {}), **cost}
 
 
-def summarise(scores: pd.DataFrame, costs: pd.DataFrame, facts: Facts) -> pd.DataFrame:
+def summarise(
+    scores: pd.DataFrame,
+    costs: pd.DataFrame,
+    facts: Facts,
+    *,
+    mean: Mean = "clip",
+    metrics: Collection[str] | None = None,
+    tested: Collection[str] | None = None,
+) -> pd.DataFrame:
     """One row a (method, metric, subset), in the order of `facts`, metrics of cost last.
 
     The subset `all` is every clip; `correct`, the clips whose prediction is right; `shared`, the clips on which every
@@ -58,32 +69,29 @@ def summarise(scores: pd.DataFrame, costs: pd.DataFrame, facts: Facts) -> pd.Dat
     draws of a stochastic method are averaged within a clip first; a clip is defined where any draw is. `difference` is
     the paired difference to the method that `facts` calls chance, as raw values. `reason` is the most frequent one of
     what failed, else of what does not apply, else of what is undefined. Costs are those of one attribution.
+    `class_mean` is the mean over classes of the means over their clips; with `mean=class` so are `mean`, `difference`
+    and their intervals. `tied` tells the informed methods that are not significantly worse than the best of them, the
+    best itself included (`statistics.tied_with_best`, of means over clips); the metrics `tested` for that are the
+    primary endpoints by default, since one metric of fifty methods takes seconds. `metrics` restricts the rows.
 
     Raises:
         DataError: the scores are of more than one data set, split, model or weights.
     """
     _check_one_run(scores)
     clips = _clips(scores, costs)
-    cells = [*_score_cells(scores, clips, facts), *_cost_cells(scores, costs, clips, facts)]
-    rows = [row for metric in cells for subset in SUBSETS for row in _rows(metric, subset, clips, facts)]
+    found = [*_score_cells(scores, clips, facts), *_cost_cells(scores, costs, clips, facts)]
+    cells = [metric for metric in found if metrics is None or metric.metric in metrics]
+    if tested is None:
+        tested = {metric for metric, fact in facts.get("metrics", {}).items() if fact.get("primary")}
+    rows = [
+        row
+        for metric in cells
+        for subset in SUBSETS
+        for row in _rows(metric, subset, clips, facts, mean=mean, test=metric.metric in tested)
+    ]
     order = {method: at for at, method in enumerate(_ordered(facts.get("methods", {}), (r["method"] for r in rows)))}
     rows.sort(key=lambda row: order[row["method"]])
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def per_clip(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row a (method, metric, clip): value and chance averaged over draws, the best status and its reason."""
-    rank = scores["status"].map({status: at for at, status in enumerate(_BEST_FIRST)})
-    usable = scores["status"].eq("ok")
-    frame = scores.assign(
-        rank=rank,
-        value=scores["value"].astype(float).where(usable),
-        chance=scores["chance"].astype(float).where(usable),
-    )
-    cells = frame.sort_values("rank", kind="stable").groupby(["method", "metric", "clip"], sort=False)
-    return cells.agg(
-        value=("value", "mean"), chance=("chance", "mean"), status=("status", "first"), reason=("reason", "first")
-    ).reset_index()
 
 
 def _check_one_run(scores: pd.DataFrame) -> None:
@@ -100,8 +108,8 @@ def _clips(scores: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
 
     An unknown prediction is not correct; a clip without scores is a group of its own.
     """
-    frame = scores[["clip", "group"]].assign(correct=scores["correct"].eq(True).fillna(False).astype(bool))
-    known = frame.groupby("clip").agg(group=("group", "first"), correct=("correct", "max"))
+    frame = scores[["clip", "group", "label"]].assign(correct=scores["correct"].eq(True).fillna(False).astype(bool))
+    known = frame.groupby("clip").agg(group=("group", "first"), label=("label", "first"), correct=("correct", "max"))
     clips = known.reindex(sorted({*known.index, *costs.loc[costs["step"] == "attribution", "clip"]}))
     own = clips.index.to_series()
     return clips.assign(group=clips["group"].fillna(own), correct=clips["correct"].eq(True))
@@ -127,21 +135,29 @@ def _score_cells(scores: pd.DataFrame, clips: pd.DataFrame, facts: Facts) -> Ite
         yield _Cells(metric, **{name: frame.reindex(clips.index, columns=present) for name, frame in wide.items()})
 
 
+def attribution_costs(scores: pd.DataFrame, costs: pd.DataFrame, facts: Facts) -> pd.DataFrame:
+    """One row a (method, metric of cost, clip): the value of one attribution.
+
+    Rows of `costs` hold the sum over a method's draws, of memory the maximum. Maps that were not made cost nothing.
+    """
+    own = _without_failures(costs[costs["step"] == "attribution"], scores)
+    draws = own["method"].map(lambda label: facts.get("methods", {}).get(label, {}).get("draws", 1)).astype(float)
+    parts = [
+        own[["method", "clip"]].assign(metric=metric, value=own[column] / (1 if column == "memory" else draws))
+        for metric, column in _COST_COLUMNS.items()
+    ]
+    return pd.concat(parts, ignore_index=True)[["method", "metric", "clip", "value"]]
+
+
 def _cost_cells(scores: pd.DataFrame, costs: pd.DataFrame, clips: pd.DataFrame, facts: Facts) -> Iterator[_Cells]:
-    """What one attribution cost: rows hold the sum over a method's draws, memory the maximum."""
-    own = costs[costs["step"] == "attribution"]
-    if own.empty:
-        return
-    own = _without_failures(own, scores)
-    draws = own["method"].map(lambda label: facts.get("methods", {}).get(label, {}).get("draws", 1))
+    own = attribution_costs(scores, costs, facts)
     methods = _ordered(facts.get("methods", {}), own["method"].unique())
-    for metric, column in _COST_COLUMNS.items():
-        amounts = own.assign(value=own[column] / (1 if column == "memory" else draws))
+    for metric, amounts in own.groupby("metric", sort=False):
         value = amounts.pivot_table(index="clip", columns="method", values="value", aggfunc="mean", dropna=False)
         value = value.reindex(clips.index, columns=methods).astype(float)
         if value.notna().to_numpy().any():
             status = pd.DataFrame(np.where(value.notna(), "ok", "undefined"), value.index, value.columns)
-            yield _Cells(metric, value, value * np.nan, status, status.where(status == "", ""))
+            yield _Cells(str(metric), value, value * np.nan, status, status.where(status == "", ""))
 
 
 def _without_failures(own: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
@@ -151,12 +167,16 @@ def _without_failures(own: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     return own[~pd.MultiIndex.from_frame(own[["clip", "method"]]).isin(failed)]
 
 
-def _rows(cells: _Cells, subset: str, clips: pd.DataFrame, facts: Facts) -> Iterator[dict[str, Any]]:
+def _rows(
+    cells: _Cells, subset: str, clips: pd.DataFrame, facts: Facts, *, mean: Mean, test: bool
+) -> Iterator[dict[str, Any]]:
     chosen = _subset(cells.value, subset, clips)
     asked = chosen if subset == "correct" else pd.Series(True, index=clips.index)
-    value, chance, groups = cells.value[chosen], cells.chance[chosen], clips["group"][chosen].to_numpy()
-    differences = _differences(value, groups, facts)
-    for method, interval in _by_method(value, groups).items():
+    value, chance, own = cells.value[chosen], cells.chance[chosen], clips[chosen]
+    differences = _differences(value, own, facts, mean)
+    class_means = value.groupby(own["label"]).mean().mean()
+    tied = _tied(cells.metric, value, own, facts) if test else set()
+    for method, interval in _by_method(value, own, mean).items():
         difference = differences.get(method, _NONE)
         yield {
             "method": method,
@@ -172,15 +192,29 @@ def _rows(cells: _Cells, subset: str, clips: pd.DataFrame, facts: Facts) -> Iter
             "difference": difference.mean,
             "difference_low": difference.low,
             "difference_high": difference.high,
+            "class_mean": class_means.get(method, np.nan),
+            "tied": method in tied,
         }
 
 
-def _differences(value: pd.DataFrame, groups: Any, facts: Facts) -> dict[str, Interval]:
+def _tied(metric: str, value: pd.DataFrame, clips: pd.DataFrame, facts: Facts) -> set[str]:
+    """Informed methods that are not significantly worse than the best one; none for costs or without a direction."""
+    higher = facts.get("metrics", {}).get(metric, {}).get("higher_is_better")
+    declared = facts.get("methods", {})
+    rivals = [m for m in value if declared.get(m, {}).get("informed", True) and value[m].notna().any()]
+    if higher is None or metric in COST_FACTS or not rivals:
+        return set()
+    matrix = value[rivals].to_numpy(float)
+    _, tied = tied_with_best(matrix, clips["group"].to_numpy(), higher_is_better=higher, alpha=ALPHA)
+    return {str(method) for method, is_tied in zip(rivals, tied, strict=True) if is_tied}
+
+
+def _differences(value: pd.DataFrame, clips: pd.DataFrame, facts: Facts, mean: Mean) -> dict[str, Interval]:
     """Paired differences of every other method to the one that is chance; none where there is no such method."""
     baseline = next((m for m in value if facts.get("methods", {}).get(m, {}).get("is_chance")), None)
     if baseline is None:
         return {}
-    return _by_method(value.drop(columns=baseline).sub(value[baseline], axis=0), groups)
+    return _by_method(value.drop(columns=baseline).sub(value[baseline], axis=0), clips, mean)
 
 
 def _subset(value: pd.DataFrame, subset: str, clips: pd.DataFrame) -> pd.Series:
@@ -193,8 +227,13 @@ def _subset(value: pd.DataFrame, subset: str, clips: pd.DataFrame) -> pd.Series:
     return pd.Series(True, index=clips.index)
 
 
-def _by_method(value: pd.DataFrame, groups: Any) -> dict[str, Interval]:
-    return dict(zip(value.columns, cluster_intervals(value.to_numpy(float), groups), strict=True))
+def _by_method(value: pd.DataFrame, clips: pd.DataFrame, mean: Mean) -> dict[str, Interval]:
+    matrix, groups = value.to_numpy(float), clips["group"].to_numpy()
+    if mean == "clip":
+        found = cluster_intervals(matrix, groups, resamples=RESAMPLES)
+    else:
+        found = class_means(matrix, clips["label"].to_numpy(), groups, resamples=RESAMPLES)
+    return dict(zip(value.columns, found, strict=True))
 
 
 def _counts(status: pd.Series, reason: pd.Series) -> dict[str, Any]:
