@@ -6,7 +6,9 @@ import itertools
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from torch import nn
 from vidattr_bench import plugins
 from vidattr_bench.clip import Clip, Tube, collate
 from vidattr_bench.metric import Case
+from vidattr_bench.metrics._truth import chance_iou
 from vidattr_bench.model import VideoModel
 
 Voxel = tuple[int, int, int]
@@ -137,6 +140,15 @@ def test_rank_accuracy_and_voxel_iou_over_all_orders_of_ties(clip, values):
         ious.append(len(top & inside) / len(top | inside))
     assert value("rank_accuracy", clip, relevance) == pytest.approx(sum(hits) / len(hits), abs=1e-12)
     assert value("voxel_iou", clip, relevance) == pytest.approx(sum(ious) / len(ious), abs=1e-12)
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 3000), st.data())
+def test_the_expected_overlap_of_random_sets_is_hypergeometric(total, data):
+    size = data.draw(st.integers(1, total - 1))
+    drawn = scipy.stats.hypergeom(total, size, size)
+    k = np.arange(drawn.support()[0], drawn.support()[1] + 1)
+    assert chance_iou(total, size) == pytest.approx(drawn.pmf(k) @ (k / (2 * size - k)), rel=1e-9)
 
 
 def slow_components(mask: set[Voxel]) -> list[set[Voxel]]:
