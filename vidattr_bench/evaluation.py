@@ -12,9 +12,8 @@ from torch import Tensor
 from vidattr_bench.clip import Batch, Unreadable
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.ledger import Ledger
-from vidattr_bench.metric import Case, Explain, Measurement, Metric
+from vidattr_bench.metric import Case, Explain, Measurement
 from vidattr_bench.model import VideoModel
-from vidattr_bench.perturbation import CurveSpec
 from vidattr_bench.randomness import derive
 from vidattr_bench.rows import Problem, Rows, Subject, curve_rows, describe, outcome, unreadable_rows
 from vidattr_bench.shared import Shared, Step
@@ -271,11 +270,6 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, NotApplicableError):
         return "not_applicable", str(error)
     return "failed", describe(error)
-
-
-def curve_specs(metrics: Mapping[str, Metric]) -> tuple[CurveSpec, ...]:
-    """The perturbation curves that the metrics need, each once."""
-    return tuple(dict.fromkeys(spec for metric in metrics.values() for spec in metric.curve_specs()))
 
 
 def _split(measurement: Measurement, n: int) -> list[Measurement]:

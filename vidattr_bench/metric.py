@@ -219,9 +219,13 @@ class Metric(ABC):
         """
         return 0
 
-    def work_key(self) -> Hashable:
-        """What its own forwards and explanations belong to: metrics with an equal key do them once for one map."""
-        return self
+    def work(self, model: VideoModel, clip: Tensor) -> Mapping[Hashable, tuple[int, int]]:
+        """Its own forwards and explanations for one map of a clip (C, T, H, W), by what they are for.
+
+        What several metrics do once for one map they all name by the same key. By default everything is a metric's
+        own, as many as `own_forwards` and `explains` say.
+        """
+        return {self: (self.own_forwards(model, clip), self.explains)}
 
     def __call__(self, case: Case) -> Tensor:
         """Values, float64 (N,), NaN where undefined."""

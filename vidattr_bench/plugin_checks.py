@@ -16,6 +16,7 @@ from vidattr_bench.clip import Batch, Clip
 from vidattr_bench.datamodule import ClipDataModule
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import small_batch, small_model
+from vidattr_bench.forward_checks import metric_declares_its_forwards
 from vidattr_bench.method import hook_tables
 from vidattr_bench.method_checks import assert_documented
 from vidattr_bench.metric import Case, Cost, Measurement, Metric
@@ -260,6 +261,7 @@ METRIC_CHECKS: tuple[Callable[[Metric], None], ...] = (
     metric_gives_one_value_a_clip,
     metric_ignores_neighbours,
     metric_modifies_nothing,
+    metric_declares_its_forwards,
 )
 DATASET_CHECKS: tuple[Callable[[ClipDataModule], None], ...] = (
     dataset_documents_itself,

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 import torch
@@ -39,9 +39,7 @@ def blended_logits(case: Case, substrate: str) -> list[Tensor | None]:
 def _forward_blends(case: Case, substrate: str) -> list[Tensor | None]:
     weights = {clip: blend_weights(case.relevance[clip].double()) for clip in range(len(case))}
     blends = {clip: _blend(case, clip, substrate, kept) for clip, kept in weights.items() if kept is not None}
-    if not blends:
-        return [None] * len(case)
-    logits = dict(zip(blends, case.forward(torch.stack(list(blends.values()))).cpu().double(), strict=True))
+    logits = {clip: case.forward(blend[None])[0].cpu().double() for clip, blend in blends.items()}
     return [logits.get(clip) for clip in weights]
 
 
@@ -68,9 +66,9 @@ class _BlendMetric(Metric):
             fills = ", ".join(name for name, cls in SUBSTRATES.items() if issubclass(cls, Fill))
             raise PluginError(f"substrate={self.substrate} knows kept and removed voxels, nothing between; use {fills}")
 
-    def own_forwards(self, model: VideoModel, clip: Tensor) -> int:
+    def work(self, model: VideoModel, clip: Tensor) -> Mapping[Hashable, tuple[int, int]]:
         """One blended clip, which all metrics of one substrate share."""
-        return 1
+        return {("blended", self.substrate): (1, 0)}
 
     def measure(self, case: Case) -> Measurement:
         """Values of N clips; undefined: `constant_map`, and what the metric adds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 import torch
@@ -44,9 +44,9 @@ class _Sensitivity(Metric):
             raise ValueError(f"radius={self.radius} must be positive, and draws={self.draws} at least 1")
         object.__setattr__(self, "explains", self.draws)
 
-    def own_forwards(self, model: VideoModel, clip: Tensor) -> int:
-        """One forward a draw tells whether it flips the prediction."""
-        return self.draws
+    def work(self, model: VideoModel, clip: Tensor) -> Mapping[Hashable, tuple[int, int]]:
+        """One forward a draw tells whether it flips the prediction; all metrics of one noise share it and the map."""
+        return {("noisy", self.radius, self.draws): (self.draws, self.draws)}
 
     def measure(self, case: Case) -> Measurement:
         """Values of N clips."""
