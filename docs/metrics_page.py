@@ -25,14 +25,15 @@ COPIES = 60
 COPIES_EXPLAINED = 2
 THEORY = "## What theory says of control maps"
 _NOTE = (
-    f"Every metric of `--metrics all` on {3 * COPIES} small clips ({3 * COPIES_EXPLAINED} for those that explain "
-    "again) on which a bright box moves over noise, with a linear model whose logits are the brightness in the tube of "
-    "each class (`vidattr_bench/theory.py`). oracle: 1 in the tubes, 0 elsewhere; inverted oracle: 1 - oracle; random: "
-    "uniform noise; constant: 1 everywhere. In every cell stands what theory says and, in brackets, the mean that was "
-    "measured, for random with its standard error. Numbers hold to 1e-9 for each clip, those of random maps in "
-    "expectation; a relation to another column holds for the means. G are the voxels in the tubes, N all voxels, F the "
-    "tube frames, t all frames, H the sum of 1/i for i to N. `tests/test_metrics_theory.py` holds the code to the "
-    "table."
+    f"Every metric of `--metrics all` on {3 * COPIES} small clips on which a bright box moves over noise, with a linear "
+    "model whose logits are the brightness in the tube of each class; those that explain again, on "
+    f"{3 * COPIES_EXPLAINED} clips with a model that sees the brightness of the whole clip "
+    "(`vidattr_bench/theory.py`). oracle: 1 in the tubes, 0 elsewhere; inverted oracle: 1 - oracle; random: uniform "
+    "noise; constant: 1 everywhere. In every cell stands what theory says and, in brackets, the mean that was measured, "
+    "for random with its standard error. Numbers hold to 1e-9 for each clip, those of random maps in expectation; a "
+    "relation to another column holds for the means. G are the voxels in the tubes, N all voxels, F the tube frames, t "
+    "all frames, H the sum of 1/i for i to N; chance is the level that the metric itself states; share is its option. "
+    "`tests/test_metrics_theory.py` holds the code to the table."
 )
 
 
@@ -40,7 +41,7 @@ def table(specs: Sequence[str]) -> str:
     """The table of theory, the reasons for what is missing below it, numbered."""
     metrics = {spec: plugins.create("metrics", spec) for spec in specs}
     reasons = list(dict.fromkeys(str(m.theory["none"]) for m in metrics.values() if "none" in m.theory))
-    cases = {explains: theory.cases(COPIES_EXPLAINED if explains else COPIES) for explains in (False, True)}
+    cases = {False: theory.cases(COPIES), True: theory.indifferent_cases(COPIES_EXPLAINED)}
     head = ["| metric | oracle | inverted oracle | random | constant |", "|---|---|---|---|---|"]
     rows = []
     for spec, metric in metrics.items():

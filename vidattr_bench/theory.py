@@ -1,7 +1,8 @@
 """What theory says that control maps get on a metric, held against what it measures on clips whose evidence is known.
 
 The clips show a bright box that moves over dim noise; the model is linear: a class's logit is proportional to the mean
-brightness in the tube of that class, so that the annotated tube holds all evidence and nothing else does.
+brightness in the tube of that class, so that the annotated tube holds all evidence and nothing else does. Metrics that
+explain again see a model that reads the brightness of the whole clip.
 """
 
 from __future__ import annotations
@@ -38,19 +39,22 @@ def scenes() -> Tensor:
     return tubes
 
 
-class TubeReader(nn.Module):
-    """A linear video model: logit k of a clip (N, 3, T, H, W) is 6 times its mean brightness in tube k."""
+class MaskReader(nn.Module):
+    """A linear video model: logit k of a clip (N, 3, T, H, W) is 6 times its mean brightness in mask k.
 
-    def __init__(self) -> None:
+    Args:
+        masks: bool (K, T, H, W); the logit of an empty one is 0.
+    """
+
+    def __init__(self, masks: Tensor) -> None:
         super().__init__()
-        tubes = scenes().double()
-        weight = 6 * tubes / (3 * tubes.sum((1, 2, 3), keepdim=True))
+        weight = 6 * masks.double() / (3 * masks.sum((1, 2, 3), keepdim=True)).clamp(min=1)
         flat = weight[:, None].expand(-1, 3, -1, -1, -1).flatten(1)
         self.head = nn.Linear(flat.shape[1], len(flat), bias=False, dtype=torch.float64)
         self.head.weight.data.copy_(flat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, 3)."""
+        """Logits (N, K)."""
         logits: Tensor = self.head(x.double().flatten(1))
         return logits
 
@@ -85,9 +89,23 @@ def _explain(name: str, batch: Batch) -> Explain:
 
 
 def cases(copies: int) -> dict[str, Case]:
-    """A case of each control on the same clips, which share what methods share."""
-    model = VideoModel(TubeReader(), ["a", "b", "c"], input=ClipInput(length=SIZE[0], size=SIZE[1:]))
+    """A case of each control on the same clips, which share what methods share; the tubes hold all evidence."""
+    return _cases(known_clips(copies), scenes())
+
+
+def indifferent_cases(copies: int) -> dict[str, Case]:
+    """The same for a model that sees the brightness of the whole clip and one class alone, whatever is done to a clip.
+
+    Metrics that explain changed clips leave out those whose prediction changes.
+    """
     batch = known_clips(copies)
+    everywhere = torch.zeros_like(scenes())
+    everywhere[0] = True
+    return _cases(dataclasses.replace(batch, labels=torch.zeros_like(batch.labels)), everywhere)
+
+
+def _cases(batch: Batch, masks: Tensor) -> dict[str, Case]:
+    model = VideoModel(MaskReader(masks), ["a", "b", "c"], input=ClipInput(length=SIZE[0], size=SIZE[1:]))
     shared = Shared(model, batch, batch.labels, forward_batch=32, donor=lambda id: batch.frames[_donor(batch, id)])
     return {
         name: Case(
