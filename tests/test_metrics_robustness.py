@@ -16,7 +16,7 @@ import vidattr_bench as vb
 from vidattr_bench.errors import NotApplicableError, PluginError
 from vidattr_bench.fixtures import CLASSES, as_model, small_batch, small_model
 from vidattr_bench.metrics.robustness import shifted, unevenness
-from vidattr_bench.metrics.sensitivity import _noisy
+from vidattr_bench.metrics.sensitivity import noisy_clips
 
 T, H, W = 6, 20, 28
 MOVES = ("shift_consistency", "flip_equivariance", "reversal_consistency")
@@ -96,7 +96,7 @@ def test_captums_sensitivity_on_the_same_noise(method):
     made = case(model, method, batch)
     metric = vb.create("metrics", "max_sensitivity:radius=0.01,draws=5")
     found = metric.measure(made)
-    noisy = torch.stack([_noisy(made, clip, 0.01, draw) for clip in range(3) for draw in range(5)])
+    noisy = torch.cat([noisy_clips(made, clip, 0.01, 5) for clip in range(3)])
     expected = captum.metrics.sensitivity_max(
         lambda inputs: (made.explain(model, *_with_targets(inputs, batch.labels)),),
         batch.frames,
@@ -122,7 +122,7 @@ def test_the_average_is_the_mean_of_the_same_draws_and_asks_for_no_further_map()
     worst, mean = (vb.create("metrics", f"{name}_sensitivity:draws=3")(made) for name in ("max", "average"))
     changes = []
     for draw in range(3):
-        frames = torch.stack([_noisy(made, clip, 0.02, draw) for clip in range(2)])
+        frames = torch.stack([noisy_clips(made, clip, 0.02, 3)[draw] for clip in range(2)])
         gap = original(model, frames, batch.labels) - made.relevance
         changes.append(gap.flatten(1).norm(dim=1) / made.relevance.flatten(1).norm(dim=1))
     torch.testing.assert_close(mean, torch.stack(changes).double().mean(0), rtol=1e-6, atol=1e-9)
@@ -143,7 +143,7 @@ def test_the_gradient_of_a_linear_model_does_not_change_and_that_of_its_input_is
         vb.create("metrics", "max_sensitivity")(case(model, "gradient")), torch.zeros(3).double()
     )
     made = case(model, brightness)
-    noise = torch.stack([_noisy(made, clip, 0.02, 0) for clip in range(3)]) - made.batch.frames
+    noise = torch.cat([noisy_clips(made, clip, 0.02, 1) for clip in range(3)]) - made.batch.frames
     expected = noise.mean(1).flatten(1).norm(dim=1) / made.relevance.flatten(1).norm(dim=1)
     found = vb.create("metrics", "average_sensitivity:draws=1").measure(made)
     flipped = vb.create("metrics", "flipped_draws:draws=1")(made).bool()
@@ -164,7 +164,7 @@ def test_draws_that_flip_the_prediction_are_left_out_and_counted():
     frames[:, 0, 0, 0, 0] = torch.tensor([0.49, 0.1, 0.5])
     batch = dataclasses.replace(batch, frames=frames, labels=torch.zeros(3, dtype=torch.long))
     made = case(model, brightness, batch)
-    draws = [torch.stack([_noisy(made, clip, 0.05, draw) for draw in range(8)]) for clip in range(3)]
+    draws = [noisy_clips(made, clip, 0.05, 8) for clip in range(3)]
     flips = [int((noisy[:, 0, 0, 0, 0] > 0.5).sum()) for noisy in draws]
     assert 0 < flips[0] < 8
     counted = vb.create("metrics", "flipped_draws:radius=0.05,draws=8")(made)

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,9 +61,9 @@ class _Consistency(Metric):
     def _changes_prediction(self, case: Case, moved: Tensor) -> list[bool]:
         if not self.same_prediction:
             return [False] * len(case)
-        before = torch.stack([case.shared.clean_logits(clip) for clip in range(len(case))]).argmax(1)
-        changed: list[bool] = (case.forward(case.model.normalise(moved)).argmax(1) != before).tolist()
-        return changed
+        before = [int(case.shared.clean_logits(clip).argmax()) for clip in range(len(case))]
+        after = [int(case.forward(case.model.normalise(clip[None])).argmax()) for clip in moved]
+        return [one != other for one, other in zip(before, after, strict=True)]
 
     @abstractmethod
     def _moved(self, frames: Tensor) -> Tensor:

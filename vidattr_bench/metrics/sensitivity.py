@@ -44,8 +44,12 @@ class _Sensitivity(Metric):
             raise ValueError(f"radius={self.radius} must be positive, and draws={self.draws} at least 1")
         object.__setattr__(self, "explains", self.draws)
 
+    def own_forwards(self, model: VideoModel, clip: Tensor) -> int:
+        """One forward a draw tells whether it flips the prediction."""
+        return self.draws
+
     def work(self, model: VideoModel, clip: Tensor) -> Mapping[Hashable, tuple[int, int]]:
-        """One forward a draw tells whether it flips the prediction; all metrics of one noise share it and the map."""
+        """All metrics of one noise share its forwards and maps."""
         return {("noisy", self.radius, self.draws): (self.draws, self.draws)}
 
     def measure(self, case: Case) -> Measurement:
@@ -112,25 +116,28 @@ class FlippedDraws(_Sensitivity):
 
 def noisy_changes(case: Case, radius: float, draws: int) -> tuple[Tensor, Tensor]:
     """Relative changes, float64 (draws, N), of the maps under noise, and whether it flips the prediction."""
-    key = ("noisy", tuple(range(len(case))), radius, draws)
+    clips = range(len(case))
 
     def change() -> tuple[Tensor, Tensor]:
-        before = torch.stack([case.shared.clean_logits(clip) for clip in range(len(case))]).argmax(1)
+        noisy = torch.stack([noisy_clips(case, clip, radius, draws) for clip in clips], 1)
+        flips = torch.stack([_flips(case, clip, noisy[:, clip]) for clip in clips], 1)
         norms = case.relevance.double().flatten(1).norm(dim=1)
-        changes, flips = [], []
-        for draw in range(draws):
-            frames = torch.stack([_noisy(case, clip, radius, draw) for clip in range(len(case))])
-            flips.append(case.forward(case.model.normalise(frames)).argmax(1) != before)
-            again = case.explain(case.model, frames, case.targets)
-            changes.append((again.double() - case.relevance.double()).flatten(1).norm(dim=1) / norms)
-        return torch.stack(changes).cpu(), torch.stack(flips).cpu()
+        gaps = [case.explain(case.model, frames, case.targets).double() - case.relevance.double() for frames in noisy]
+        return torch.stack([gap.flatten(1).norm(dim=1) / norms for gap in gaps]).cpu(), flips.cpu()
 
-    found: tuple[Tensor, Tensor] = case.memo(key, change)
+    found: tuple[Tensor, Tensor] = case.memo(("noisy", tuple(clips), radius, draws), change)
     return found
 
 
-def _noisy(case: Case, clip: int, radius: float, draw: int) -> Tensor:
+def noisy_clips(case: Case, clip: int, radius: float, draws: int) -> Tensor:
+    """The frames of a clip with uniform noise, (draws, C, T, H, W) in [0, 1]."""
     frames = case.batch.frames[clip]
-    draws = generator(case.seed, case.batch.ids[clip], f"sensitivity {radius} {draw}")
-    noise = (2 * torch.rand(frames.shape, generator=draws) - 1) * radius
+    random = generator(case.seed, case.batch.ids[clip], f"sensitivity {radius}")
+    noise = (2 * torch.rand(draws, *frames.shape, generator=random) - 1) * radius
     return (frames + noise.to(frames)).clamp(0, 1)
+
+
+def _flips(case: Case, clip: int, frames: Tensor) -> Tensor:
+    """Whether the model predicts another class for each of the changed clips, bool (draws,)."""
+    logits = case.forward(case.model.normalise(frames))
+    return logits.argmax(1) != case.shared.clean_logits(clip).argmax()
