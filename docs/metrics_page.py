@@ -25,15 +25,15 @@ COPIES = 60
 COPIES_EXPLAINED = 2
 THEORY = "## What theory says of control maps"
 _NOTE = (
-    f"Every metric of `--metrics all` on {3 * COPIES} small clips on which a bright box moves over noise, with a linear "
-    "model whose logits are the brightness in the tube of each class; those that explain again, on "
+    f"Every metric of `--metrics all` on {3 * COPIES} small clips on which a bright box moves over noise, with a "
+    "linear model whose logits are the brightness in the tube of each class; those that explain again, on "
     f"{3 * COPIES_EXPLAINED} clips with a model that sees the brightness of the whole clip "
     "(`vidattr_bench/theory.py`). oracle: 1 in the tubes, 0 elsewhere; inverted oracle: 1 - oracle; random: uniform "
-    "noise; constant: 1 everywhere. In every cell stands what theory says and, in brackets, the mean that was measured, "
-    "for random with its standard error. Numbers hold to 1e-9 for each clip, those of random maps in expectation; a "
-    "relation to another column holds for the means. G are the voxels in the tubes, N all voxels, F the tube frames, t "
-    "all frames, H the sum of 1/i for i to N; chance is the level that the metric itself states; share is its option. "
-    "`tests/test_metrics_theory.py` holds the code to the table."
+    "noise; constant: 1 everywhere. In every cell stands what theory says and, in brackets, the mean that was "
+    "measured, for random with its standard error. Numbers hold to 1e-9 for each clip, those of random maps in "
+    "expectation; a relation to another column holds for the means. G are the voxels in the tubes, N all voxels, F the "
+    "tube frames, t all frames, H the sum of 1/i for i to N; chance is the level that the metric itself states; share "
+    "is its option. `tests/test_metrics_theory.py` holds the code to the table."
 )
 
 

@@ -38,7 +38,10 @@ class BorderBias(MassMetric):
     reference: ClassVar[str] = "Alsallakh 2021, arXiv 2010.02178 (padding and spatial bias)"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"complexity": ("", "part=corner")}
     units: ClassVar[str] = "ratio of densities, from 0; no bias 1"
-    theory: ClassVar[Mapping[str, str | float]] = {"constant": 1}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "none": "where the tubes lie decides for the oracles; the hottest of four corners of noise exceeds 1",
+        "constant": 1,
+    }
 
     part: Part = "ring"
 
@@ -63,7 +66,11 @@ class CentreBias(MassMetric):
     higher_is_better: ClassVar[bool | None] = None
     reference: ClassVar[str] = "Tatler 2007, doi:10.1167/7.14.4 (central fixation bias)"
     units: ClassVar[str] = "difference of closeness, in (-1, 1); chance 0"
-    theory: ClassVar[Mapping[str, str | float]] = {"random": 0, "constant": 0}
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "random": 0,
+        "constant": 0,
+        "none": "where the tubes lie decides for the oracles",
+    }
 
     unit: str = "voxel"
 
