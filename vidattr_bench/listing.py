@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 
+from vidattr_bench import preset_notes
 from vidattr_bench.plugins import Plugin, available
-from vidattr_bench.text import markdown
+from vidattr_bench.text import markdown, prose
 
 _TITLES = {"methods": "Attribution methods", "metrics": "Metrics", "datasets": "Data sets", "models": "Models"}
 
@@ -40,9 +41,10 @@ def _page(kind: str, found: list[Plugin]) -> str:
     head = (
         f"# {_TITLES[kind]}\n\nWritten by `python -m vidattr_bench list {kind} --format md`: what each docstring says."
     )
-    rows = [f"| [{markdown(p.name)}](#{p.name}) | {_prose(p.summary)} |" for p in found]
+    rows = [f"| [{markdown(p.name)}](#{p.name}) | {prose(p.summary)} |" for p in found]
     table = "\n".join([f"| {kind[:-1]} | what it is |", "|---|---|", *rows])
-    return "\n\n".join([head, table, *map(_section, found)])
+    presets = [preset_notes.page(found)] if kind == "metrics" else []
+    return "\n\n".join([head, table, *presets, *map(_section, found)])
 
 
 def _section(plugin: Plugin) -> str:
@@ -55,13 +57,7 @@ def _section(plugin: Plugin) -> str:
 def _body(doc: str) -> str:
     """A Google-style docstring as Markdown: its attributes become a list."""
     text, _, attributes = doc.partition("\n\nAttributes:\n")
-    paragraphs = [_prose(paragraph) for paragraph in text.split("\n\n")]
+    paragraphs = [prose(paragraph) for paragraph in text.split("\n\n")]
     found = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     .*)*)", attributes, re.MULTILINE)
-    options = [f"- `{name}`: {_prose(what)}" for name, what in found]
+    options = [f"- `{name}`: {prose(what)}" for name, what in found]
     return "\n\n".join([*paragraphs, "\n".join(["Options:", "", *options])] if options else paragraphs)
-
-
-def _prose(text: str) -> str:
-    """A paragraph in one line; what stands between backticks stays code."""
-    parts = " ".join(text.split()).split("`")
-    return "`".join(part if i % 2 else markdown(part) for i, part in enumerate(parts))

@@ -5,12 +5,9 @@ third-party one; listing reads sources with `ast` and imports none of them.
 """
 
 import ast
-import contextlib
 import dataclasses
-import functools
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import re
 import warnings
@@ -20,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from vidattr_bench import sources
 from vidattr_bench import spec as specs
 from vidattr_bench.errors import PluginError, did_you_mean
 
@@ -208,7 +206,7 @@ def _imported_beside(path: Path) -> list[Path]:
     while rest:
         file = rest.pop()
         found.append(file)
-        nodes = ast.walk(_parse(file, file.stat().st_mtime_ns))
+        nodes = ast.walk(sources.parse(file))
         names = sorted(n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module)
         beside = [path.with_name(f"{name}.py") for name in names if not name.startswith("_")]
         rest += [other for other in beside if other.is_file() and other not in (*found, *rest)]
@@ -226,7 +224,7 @@ def _built_in(kind: str) -> Iterator[Plugin]:
 def _third_party(kind: str) -> Iterator[Plugin]:
     for entry in entry_points(group=f"vidattr_bench.{kind}"):
         module, _, attribute = entry.value.partition(":")
-        path = _source(module)
+        path = sources.file_of(module)
         if path is None:
             raise PluginError(f"the entry point {entry.name} = {entry.value} names a module that is not installed")
         plugins = list(_read(kind, path, module, only=attribute))
@@ -235,62 +233,21 @@ def _third_party(kind: str) -> Iterator[Plugin]:
             yield dataclasses.replace(plugin, entry=EntryPoint(name, plugin.entry.value, plugin.entry.group))
 
 
-def _source(module: str) -> Path | None:
-    """The file of a module, found without importing its parents."""
-    top, *rest = module.split(".")
-    found = importlib.util.find_spec(top)
-    if found is None:
-        return None
-    if not rest:
-        return Path(found.origin) if found.origin else None
-    for folder in found.submodule_search_locations or []:
-        base = Path(folder).joinpath(*rest)
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
-            if path.is_file():
-                return path
-    return None
-
-
-@functools.lru_cache(maxsize=512)
-def _parse(path: Path, _stamp: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
 def _read(kind: str, path: Path, module: str, only: str = "") -> Iterator[Plugin]:
     """The plug-ins a file declares: `only` the one, one public class, or every one of a metrics or models file."""
     try:
-        tree = _parse(path, path.stat().st_mtime_ns)
+        own, classes = sources.parse(path).body, sources.classes_of(path)
     except SyntaxError as error:
         raise PluginError(f"{path}:{error.lineno}: this plug-in does not parse: {error.msg}") from error
-    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
-    classes = [node for node in classes if only in ("", node.name)]
-    if (only or kind in ("methods", "datasets")) and len(classes) != 1:
-        raise PluginError(
-            f"{path}: a plug-in of kind {kind} is one public class {only}, this file holds {len(classes)}"
-        )
-    for node in classes:
-        declared = _constants(node)
+    public = [node for node in own if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    public = [node for node in public if only in ("", node.name)]
+    if (only or kind in ("methods", "datasets")) and len(public) != 1:
+        raise PluginError(f"{path}: a plug-in of kind {kind} is one public class {only}, this file holds {len(public)}")
+    for node in public:
+        declared = sources.constants(node, classes)
         name = declared.get("name") or _default_name(kind, path.stem, node.name)
         entry = EntryPoint(name, f"{module}:{node.name}", f"vidattr_bench.{kind}")
         yield Plugin(entry, ast.get_docstring(node) or "", declared, path)
-
-
-def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    """The literal class attributes of a class; a field is none."""
-    constants: dict[str, Any] = {}
-    for item in node.body:
-        target: ast.expr
-        value: ast.expr | None
-        if isinstance(item, ast.AnnAssign) and "ClassVar" in ast.unparse(item.annotation):
-            target, value = item.target, item.value
-        elif isinstance(item, ast.Assign) and len(item.targets) == 1:
-            target, value = item.targets[0], item.value
-        else:
-            continue
-        if isinstance(target, ast.Name) and value is not None:
-            with contextlib.suppress(ValueError):
-                constants[target.id] = ast.literal_eval(value)
-    return constants
 
 
 def _default_name(kind: str, stem: str, class_name: str) -> str:

@@ -54,6 +54,12 @@ def markdown(text: object) -> str:
     return _MARKDOWN.sub(r"\\\1", _html.escape(printable(text), quote=False))
 
 
+def prose(text: str) -> str:
+    """A paragraph for Markdown in one line; what stands between backticks stays code."""
+    parts = " ".join(text.split()).split("`")
+    return "`".join(part if i % 2 else markdown(part) for i, part in enumerate(parts))
+
+
 def slug(label: str) -> str:
     """A file name for a label, at most 80 characters; labels that differ give names that differ.
 
