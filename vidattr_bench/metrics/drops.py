@@ -66,8 +66,12 @@ class _BlendMetric(Metric):
             fills = ", ".join(name for name, cls in SUBSTRATES.items() if issubclass(cls, Fill))
             raise PluginError(f"substrate={self.substrate} knows kept and removed voxels, nothing between; use {fills}")
 
+    def own_forwards(self, model: VideoModel, clip: Tensor) -> int:
+        """One blended clip."""
+        return 1
+
     def work(self, model: VideoModel, clip: Tensor) -> Mapping[Hashable, tuple[int, int]]:
-        """One blended clip, which all metrics of one substrate share."""
+        """All metrics of one substrate share the blended clip."""
         return {("blended", self.substrate): (1, 0)}
 
     def measure(self, case: Case) -> Measurement:
