@@ -11,6 +11,7 @@ from vidattr_bench.errors import ModelError
 from vidattr_bench.plugins import create, load
 
 SEEDS = (0, 1, 2)
+WEIGHTS = Path(checkpoints.__file__).parent / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,9 @@ def batch():
 
 
 def test_three_seeds_ship_in_two_megabytes():
-    files = list((Path(checkpoints.__file__).parent / "weights").glob("tiny3d-*.safetensors"))
+    files = list(WEIGHTS.glob("tiny3d-*.safetensors"))
     assert len(files) == len(SEEDS)
-    assert sum(file.stat().st_size for file in files) < 2_000_000
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 2_000_000
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -36,9 +37,24 @@ def test_shipped_weights_tell_held_out_clips_apart(seed, batch):
     frames, labels = batch
     trained = create("models", f"tiny3d:seed={seed}").build()
     assert (trained(frames).argmax(1) == labels).float().mean() >= 0.9
-    record = checkpoints.read_metadata(Path(checkpoints.__file__).parent / "weights" / f"tiny3d-{seed}.safetensors")
+    record = checkpoints.read_metadata(WEIGHTS / f"tiny3d-{seed}.safetensors")
     assert record["training"]["settings"]["seed"] == seed
     assert record["training"]["accuracy"] >= 0.97
+
+
+def test_the_masked_twin_is_trained_as_seed_0_but_for_the_masks(batch):
+    frames, labels = batch
+    twin = create("models", "tiny3d:masked=True").build()
+    record = checkpoints.read_metadata(WEIGHTS / "tiny3d_masked-0.safetensors")["training"]
+    plain = checkpoints.read_metadata(WEIGHTS / "tiny3d-0.safetensors")["training"]["settings"]
+    assert record["settings"] == {**plain, "mask_augment": 0.5}
+    assert (twin(frames).argmax(1) == labels).float().mean() >= 0.9
+    assert record["accuracy"] >= 0.95
+
+
+def test_a_twin_that_is_not_shipped_is_refused():
+    with pytest.raises(ModelError, match=r"there are: 0$"):
+        create("models", "tiny3d:masked=True,seed=1").build()
 
 
 def test_classes_are_those_of_the_data_set(model):

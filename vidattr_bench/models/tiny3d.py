@@ -29,6 +29,7 @@ class Tiny3D(ModelEntry):
     Attributes:
         checkpoint: a safetensors file written by `train`; by default the shipped weights.
         seed: training seed of the shipped weights: 0, 1 or 2.
+        masked: the twin of seed 0 instead, trained with tubelets removed from half of the clips (`--mask-augment .5`).
     """
 
     name: ClassVar[str] = "tiny3d"
@@ -38,6 +39,7 @@ class Tiny3D(ModelEntry):
 
     checkpoint: Path | None = None
     seed: int = 0
+    masked: bool = False
 
     def network(self, classes: int) -> nn.Module:
         """Normalised clips (N, 3, T, H, W) -> logits (N, classes), for any T, H and W."""
@@ -59,16 +61,17 @@ class Tiny3D(ModelEntry):
 
     def build(self) -> VideoModel:
         """The trained model; raises `ModelError` where there are no such weights."""
-        path = self.checkpoint or _SHIPPED / f"tiny3d-{self.seed}.safetensors"
+        shipped = "tiny3d_masked" if self.masked else "tiny3d"
+        path = self.checkpoint or _SHIPPED / f"{shipped}-{self.seed}.safetensors"
         if self.checkpoint is None and not path.is_file():
-            raise ModelError(f"tiny3d:seed={self.seed} is not shipped; there are: {', '.join(_shipped_seeds())}")
+            raise ModelError(f"{shipped}:seed={self.seed} is not shipped; there are: {', '.join(_seeds(shipped))}")
         model = trained_model(self, path, feature_layer="features", name=self.name)
         model.net.to(memory_format=torch.channels_last_3d)  # on a CPU a tenth faster
         return model
 
 
-def _shipped_seeds() -> list[str]:
-    return sorted(path.stem.removeprefix("tiny3d-") for path in _SHIPPED.glob("tiny3d-*.safetensors"))
+def _seeds(shipped: str) -> list[str]:
+    return sorted(path.stem.removeprefix(f"{shipped}-") for path in _SHIPPED.glob(f"{shipped}-*.safetensors"))
 
 
 def _block(
