@@ -15,7 +15,7 @@ from vidattr_bench import margins as margin_files
 from vidattr_bench.comparable import NotComparableError, RunData
 from vidattr_bench.margins import Margins
 from vidattr_bench.pairing import CellVerdict, Pairs, decide
-from vidattr_bench.summary import attribution_costs, metric_facts, per_clip
+from vidattr_bench.summary import COST_FACTS, attribution_costs, metric_facts, per_clip
 
 EXIT_STATUS = {"pass": 0, "regressed": 1, "improved": 3, "inconclusive": 4}
 MISSING = ("methods", "metrics", "clips")
@@ -101,7 +101,7 @@ def compare(
 
 def _margins(given: Path | Mapping[str, Any] | None, reference: Path, runs: tuple[RunData, RunData]) -> Margins:
     facts = [run.facts for run in runs]
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping):  # of a test that states its own
         return margin_files.parse(dict(given), "margins", facts)
     return margin_files.read(given or margin_files.find(reference), facts)
 
@@ -120,7 +120,7 @@ def compare_runs(old: RunData, new: RunData, margins: Margins, allow_missing: Co
     verdicts += [CellVerdict(*pair, "added") for pair in sorted(_pairs(after) - _pairs(before))]
     order = {pair: at for at, pair in enumerate(dict.fromkeys(zip(before["method"], before["metric"], strict=True)))}
     verdicts.sort(key=lambda cell: order.get((cell.method, cell.metric), len(order)))
-    left_out = len(absent) - sum(cell.verdict == "missing" for cell in verdicts)
+    left_out = len(_gone(absent, after)) - sum(cell.verdict == "missing" for cell in verdicts)
     if left_out:
         notes.append(f"{left_out} cells of the reference are not in the new run and were left out, as asked for")
     return Comparison(old.name, new.name, tuple(verdicts), tuple(notes))
@@ -132,13 +132,21 @@ def _cell(part: pd.DataFrame, margins: Margins, facts: Mapping[str, Any], groups
     return Pairs(method, metric, part, margins.of(metric, fact), fact, groups)
 
 
+def _gone(absent: set[tuple[str, str]], after: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
+    """What the new run lacks altogether, methods or metrics, for each absent cell that lacks it."""
+    methods, metrics = set(after["method"]), set(after["metric"])
+    lacks = {
+        (method, metric): [*["methods"] * (method not in methods), *["metrics"] * (metric not in metrics)]
+        for method, metric in sorted(absent)
+    }
+    return {pair: gone for pair, gone in lacks.items() if gone}
+
+
 def _absent(absent: set[tuple[str, str]], after: pd.DataFrame, allow_missing: Collection[str]) -> Iterator[CellVerdict]:
     """A verdict `missing` for cells whose method or metric the new run lacks, where that was not asked for."""
-    methods, metrics = set(after["method"]), set(after["metric"])
-    for method, metric in sorted(absent):
-        gone = [*(["methods"] if method not in methods else []), *(["metrics"] if metric not in metrics else [])]
+    for (method, metric), gone in _gone(absent, after).items():
         if not set(gone) <= set(allow_missing):
-            yield CellVerdict(method, metric, "missing", note=f"the new run has no such {' and '.join(gone)[:-1]}")
+            yield CellVerdict(method, metric, "missing", note=f"the new run has no such {gone[0].removesuffix('s')}")
 
 
 def _check_complete(
@@ -151,7 +159,8 @@ def _check_complete(
     """Raise where the new run lacks rows of a method and a metric it has: it was stopped, or its sample is smaller."""
     if "clips" in allow_missing:
         return
-    wanted = before[before["method"].isin(set(after["method"])) & before["metric"].isin(set(after["metric"]))]
+    scored = before[~before["metric"].isin(set(COST_FACTS))]  # a map that failed costs nothing
+    wanted = scored[scored["method"].isin(set(after["method"])) & scored["metric"].isin(set(after["metric"]))]
     owed = pd.MultiIndex.from_frame(wanted[_KEY]).difference(pd.MultiIndex.from_frame(after[_KEY]))
     if len(owed):
         method, metric, clip = owed[0]

@@ -84,11 +84,19 @@ def decide(differences: ArrayLike, groups: Groups, margins: ArrayLike, level: fl
     if not (delta > 0).all():
         raise ValueError("a margin that is tested must be above 0")
     paired = cluster_means(matrix, groups)
-    adjusted = np.stack([holm(p) for p in p_values(paired, delta)])
-    verdicts = _verdicts(adjusted <= level)
+    found, adjusted = verdicts(paired, delta, level)
+    half = paired.error * stats.t.ppf(0.975, np.maximum(paired.freedom, 1))
     return [
-        _decision(paired, at, str(verdicts[at]), adjusted[:, at], float(delta[at]), level) for at in range(len(delta))
+        _decision(paired, at, str(found[at]), adjusted[:, at], float(delta[at]), float(half[at]), level)
+        for at in range(len(delta))
     ]
+
+
+def verdicts(paired: Paired, margins: Array, level: float = LEVEL) -> tuple[NDArray[np.str_], Array]:
+    """The verdict of each cell (K,), and the Holm-adjusted p of each question (3, K)."""
+    adjusted = np.stack([holm(p) for p in p_values(paired, margins)])
+    worse, fine, better = adjusted <= level
+    return np.select([worse, better, fine], ["regressed", "improved", "pass"], "inconclusive"), adjusted
 
 
 def cluster_means(differences: Array, groups: Groups) -> Paired:
@@ -126,17 +134,10 @@ def _p(paired: Paired, border: Array, *, lower: bool) -> Array:
     return np.where(paired.groups > 1, p, 1.0)
 
 
-def _verdicts(rejected: NDArray[np.bool_]) -> NDArray[np.str_]:
-    worse, fine, better = rejected
-    return np.select([worse, better, fine], ["regressed", "improved", "pass"], "inconclusive")
-
-
-def _decision(paired: Paired, at: int, verdict: str, p: Array, delta: float, level: float) -> Decision:
+def _decision(paired: Paired, at: int, verdict: str, p: Array, delta: float, half: float, level: float) -> Decision:
     mean, error = float(paired.mean[at]), float(paired.error[at])
-    clips, groups = int(paired.clips[at]), int(paired.groups[at])
-    freedom = float(max(paired.freedom[at], 1))
-    half = error * float(stats.t.ppf(0.975, freedom))
-    more = further_clips(mean, error, clips, freedom, delta, len(paired.mean), level)
+    clips, cells, freedom = int(paired.clips[at]), len(paired.mean), float(max(paired.freedom[at], 1))
+    more = further_clips(mean, error, clips, freedom, delta, cells, level) if verdict == "inconclusive" else None
     return Decision(
         verdict,
         mean,
@@ -144,9 +145,9 @@ def _decision(paired: Paired, at: int, verdict: str, p: Array, delta: float, lev
         mean - half,
         mean + half,
         clips,
-        groups,
+        int(paired.groups[at]),
         (float(p[0]), float(p[1]), float(p[2])),
-        more if verdict == "inconclusive" else None,
+        more,
     )
 
 
