@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +12,13 @@ from sklearn.metrics import average_precision_score
 from vidattr_bench import plugins, theory
 from vidattr_bench.metric import Case, Measurement
 from vidattr_bench.presets import presets
+from vidattr_bench.text import markdown
 
 
 @functools.cache
 def cases(explains: bool) -> dict[str, Case]:
     """Metrics that explain again are costly, so they see fewer clips."""
-    return theory.indifferent_cases(2) if explains else theory.cases(20)
+    return theory.indifferent_cases(2) if explains else theory.cases(12)
 
 
 @pytest.mark.parametrize("text", presets()["all"])
@@ -30,6 +33,19 @@ def test_theory_says_something_of_every_control_or_why_not(name):
     claims = plugins.load("metrics", name).theory
     assert set(claims) <= {*theory.CONTROLS, "none"}
     assert "none" in claims or set(claims) == set(theory.CONTROLS)
+
+
+def test_the_page_shows_what_theory_says_of_every_metric():
+    """Run `python docs/metrics_page.py` where this fails."""
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    table = page.partition("## What theory says of control maps")[2].partition("\n\n1. ")[0]
+    rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in table.splitlines() if line.startswith("| ")]
+    shown = {re.sub(r" \[\d+\]$", "", name): cells for name, *cells in rows[1:]}
+    assert set(shown) == {markdown(text) for text in presets()["all"]}
+    for text in presets()["all"]:
+        claims = plugins.create("metrics", text).theory
+        stated = [markdown(str(claims.get(name, "("))).strip("\\") for name in theory.CONTROLS]
+        assert all(cell.startswith(claim) for cell, claim in zip(shown[markdown(text)], stated, strict=True)), text
 
 
 def test_the_model_reads_the_tubes_and_nothing_else():

@@ -56,7 +56,10 @@ class ModelRandomisation(Metric):
     }
     units: ClassVar[str] = "mean similarity, in [-1, 1]; 1 ignores the model"
     theory: ClassVar[Mapping[str, str | float]] = {
-        "none": "a matter of the method, not of its map: one that ignores the model gets 1; the oracle cannot be asked"
+        "oracle": "not_applicable: it cannot explain another clip",
+        "inverted_oracle": "not_applicable: it cannot explain another clip",
+        "random": 1,
+        "constant": "undefined: constant_map",
     }
 
     scheme: Scheme = "top_down"
@@ -130,7 +133,10 @@ class EfficientRandomisation(Metric):
     explains: ClassVar[int] = 1
     units: ClassVar[str] = "relative rise of entropy, from -1; 0 ignores the model"
     theory: ClassVar[Mapping[str, str | float]] = {
-        "none": "a matter of the method, not of its map: one that ignores the model gets 0; the oracle cannot be asked"
+        "oracle": "not_applicable: it cannot explain another clip",
+        "inverted_oracle": "not_applicable: it cannot explain another clip",
+        "random": 0,
+        "constant": "undefined: constant_map",
     }
 
     bins: int = 100

@@ -30,7 +30,10 @@ class _Consistency(Metric):
     explains: ClassVar[int] = 1
     units: ClassVar[str] = "correlation, in [-1, 1]"
     theory: ClassVar[Mapping[str, str | float]] = {
-        "none": "a matter of the method, not of its map: one that gives noise gets 0; the oracle cannot be asked"
+        "oracle": "not_applicable: it cannot explain another clip",
+        "inverted_oracle": "not_applicable: it cannot explain another clip",
+        "random": 0,
+        "constant": "undefined: constant_map",
     }
 
     similarity: Similarity = "spearman"
@@ -91,6 +94,12 @@ class ShiftConsistency(_Consistency):
     """
 
     reference: ClassVar[str] = "Crabbe 2023, arXiv 2304.06715 (explanation equivariance); Zhang 2019, arXiv 1904.11486"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "not_applicable: it cannot explain another clip",
+        "inverted_oracle": "not_applicable: it cannot explain another clip",
+        "constant": "undefined: constant_map",
+        "none": "noise has expectation 0, but the clips of the table are no larger than the shift",
+    }
 
     pixels: int = 8
 
@@ -177,7 +186,10 @@ class StaticClip(Metric):
     explains: ClassVar[int] = 1
     units: ClassVar[str] = "share of the relevance that is in the wrong frame, in [0, 1]"
     theory: ClassVar[Mapping[str, str | float]] = {
-        "none": "a matter of the method, not of its map: one constant in time gets 0; the oracle cannot be asked"
+        "oracle": "not_applicable: it cannot explain another clip",
+        "inverted_oracle": "not_applicable: it cannot explain another clip",
+        "random": "> 0",
+        "constant": 0,
     }
 
     margin: float = 0.25

@@ -30,7 +30,10 @@ class _Selectivity(Metric):
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"sanity": ("",)}
     units: ClassVar[str] = "1 - similarity, in [0, 2]; 0 ignores what is explained"
     theory: ClassVar[Mapping[str, str | float]] = {
-        "none": "a matter of the method, not of its map: one that ignores the target gets 0; the oracle cannot be asked"
+        "oracle": "not_applicable: it cannot explain another clip",
+        "inverted_oracle": "not_applicable: it cannot explain another clip",
+        "random": 0,
+        "constant": "undefined: constant_map",
     }
 
     similarity: Similarity = "spearman"
@@ -117,6 +120,9 @@ class NeuronSelectivity(_Selectivity):
 
     reference: ClassVar[str] = "Mahendran and Vedaldi 2016, doi:10.1007/978-3-319-46466-4_8, section 3.3"
     explains: ClassVar[int] = 3
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "none": "noise gets 0, but the linear model has no feature layer",
+    }
 
     def own_forwards(self, model: VideoModel, clip: Tensor) -> int:
         """One forward tells which channels vary."""

@@ -33,7 +33,10 @@ class _Sensitivity(Metric):
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"robustness": ("",)}
     units: ClassVar[str] = "change as a fraction of the map's norm, from 0"
     theory: ClassVar[Mapping[str, str | float]] = {
-        "none": "a matter of the method, not of its map: one that ignores the clip gets 0; the oracle cannot be asked"
+        "oracle": "not_applicable: it cannot explain another clip",
+        "inverted_oracle": "not_applicable: it cannot explain another clip",
+        "random": 0,
+        "constant": 0,
     }
 
     radius: float = 0.02
