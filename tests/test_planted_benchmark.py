@@ -8,7 +8,7 @@ import vidattr_bench as vb
 METHODS = ["grad_cam", "saliency_tubes", "random", "centre", "oracle"]
 SUBSTRATES = ["srg", "srg:substrate=freeze"]
 LOCALISATION = ["roc_auc", "rank_accuracy", "pointing_game"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # one run serves all
 
 
 @pytest.fixture(scope="module")
