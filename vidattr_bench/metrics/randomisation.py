@@ -31,9 +31,9 @@ class ModelRandomisation(Metric):
     the first random layer on take the mean and variance of the clip itself, since those of the trained network fit no
     longer; so a clip's number depends on nothing but the clip.
 
-    1: the map does not depend on what the network learnt; all methods that ignore the model get it, the random control
-    too, as it draws the same noise again. The chance level, which no method can be expected to fall below, is the
-    similarity of the maps of two random networks of different seeds: what network structure and clip alone explain.
+    1: the map does not depend on what the network learnt. All methods that ignore the model get it, the random control
+    too, as it draws the same noise again: with other seeds noise would look sensitive to the model. The chance level is
+    the similarity of the maps of two random networks of different seeds: what structure and clip alone explain.
     Undefined: `constant_map`; `constant_randomised_map` where the map of a random network is constant, so that there
     is no correlation; it is never counted as 0.
 
