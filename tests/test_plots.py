@@ -67,8 +67,8 @@ def summary_of(methods):
 def drawn(monkeypatch):
     """The figures that would be saved."""
     figures = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, stem: figures.append(figure) or save(figure, stem))
+    save = plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, stem: figures.append(figure) or save(figure, stem))
     return figures
 
 

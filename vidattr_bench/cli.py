@@ -256,11 +256,11 @@ def _table(arguments: argparse.Namespace) -> int:
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from vidattr_bench import report
+    from vidattr_bench import gallery, report
     from vidattr_bench.selection import Choice
 
     runs = report.open_runs(arguments.run)
     choice = Choice(tuple(arguments.metrics), tuple(arguments.methods))
-    for path in report.plot(runs, choice, arguments.kind, arguments.output):
+    for path in gallery.draw(runs, choice, arguments.kind, arguments.output):
         print(path)
     return OK

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -19,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.integrate import trapezoid
 
 from vidattr_bench.cells import direction, split_substrate
+from vidattr_bench.figures import GREY, save, short, theme
 from vidattr_bench.statistics import cluster_intervals
 from vidattr_bench.summary import Facts, metric_facts
 from vidattr_bench.text import printable, slug
@@ -26,16 +25,8 @@ from vidattr_bench.text import printable, slug
 _GRID = np.linspace(0, 1, 33)
 _PER_FIGURE = 8
 _RESAMPLES = 2000
-_GREY = "0.45"
 _DASHES: tuple[Any, ...] = ((0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = "os^DvPX*"
-_SETTINGS: Any = {
-    "pdf.fonttype": 42,
-    "font.family": "DejaVu Sans",
-    "legend.frameon": False,
-    "axes.titlesize": 9,
-    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
-}
 _PANELS = {"morf": "Deletion: most relevant first", "lerf": "Insertion: most relevant first"}
 _AXES = {"morf": "fraction removed", "lerf": "fraction inserted"}
 
@@ -65,7 +56,7 @@ def draw_curves(curves: pd.DataFrame, scores: pd.DataFrame, facts: Facts, folder
         for number, page in enumerate(_pages(styles), start=1):
             name = f"curves-{slug(str(unit))}-{slug(str(substrate))}" + (f"-{number}" if number > 1 else "")
             figure = _curve_figure(means, groups, page, f"unit {unit}, substrate {substrate}")
-            files += _save(figure, folder / name)
+            files += save(figure, folder / name)
     return files
 
 
@@ -79,26 +70,9 @@ def draw_overview(summary: pd.DataFrame, facts: Facts, folder: Path, *, metrics:
     if not chosen:
         return []
     rows = summary[summary["subset"].eq("all") & summary["metric"].isin(chosen) & summary["clips"].gt(0)]
-    with _theme():
+    with theme():
         figure = _overview_figure(rows, chosen, facts)
-        return _save(figure, folder / "overview")
-
-
-@contextmanager
-def _theme() -> Iterator[None]:
-    """Seaborn's ticks for paper, fonts embedded as journals want them; the global state comes back."""
-    with mpl.rc_context(), sns.axes_style("ticks"), sns.plotting_context("paper"):
-        mpl.rcParams.update(_SETTINGS)
-        yield
-
-
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-    with _theme():
-        figure.savefig(png, dpi=200, metadata={"Software": None})
-        figure.savefig(pdf, metadata={"CreationDate": None})
-    return [png, pdf]
+        return save(figure, folder / "overview")
 
 
 def _clip_curves(curves: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
@@ -141,12 +115,12 @@ def _informed_style(palette: Sequence[Any], at: int) -> dict[str, Any]:
 
 
 def _control_style(at: int) -> dict[str, Any]:
-    return {"color": _GREY, "linestyle": _DASHES[at % len(_DASHES)], "linewidth": 1.1}
+    return {"color": GREY, "linestyle": _DASHES[at % len(_DASHES)], "linewidth": 1.1}
 
 
 def _pages(styles: dict[str, dict[str, Any]]) -> Iterator[dict[str, dict[str, Any]]]:
     """At most eight informed methods at a time, each time with all controls."""
-    informed = [method for method, style in styles.items() if style["color"] != _GREY]
+    informed = [method for method, style in styles.items() if style["color"] != GREY]
     controls = [method for method in styles if method not in informed]
     for start in range(0, max(len(informed), 1), _PER_FIGURE):
         yield {method: styles[method] for method in [*informed[start : start + _PER_FIGURE], *controls]}
@@ -158,11 +132,11 @@ def _curve_figure(
     styles: Mapping[str, Mapping[str, Any]],
     title: str,
 ) -> Figure:
-    with _theme():
+    with theme():
         figure = Figure(figsize=(7.2, 3.1), layout=ConstrainedLayoutEngine(wspace=0.06))
         left, right = figure.subplots(1, 2, sharey=True)
         lines: dict[str, Any] = {}
-        ranked = sorted(styles, key=lambda method: (styles[method]["color"] == _GREY, -_area_between(means, method)))
+        ranked = sorted(styles, key=lambda method: (styles[method]["color"] == GREY, -_area_between(means, method)))
         for axes, order in ((left, "morf"), (right, "lerf")):
             for method in ranked:
                 style = styles[method]
@@ -193,7 +167,7 @@ def _draw_band(
     mean, low, high = (
         np.array([getattr(interval, name) for interval in intervals]) for name in ("mean", "low", "high")
     )
-    is_control = style["color"] == _GREY
+    is_control = style["color"] == GREY
     if not is_control:
         axes.fill_between(_GRID, low, high, color=style["color"], alpha=0.12, linewidth=0)
     return axes.plot(_GRID, mean, zorder=2 if is_control else 3, **style)[0]
@@ -203,17 +177,16 @@ def _legend(figure: Figure, lines: Mapping[str, Any]) -> None:
     """A legend whose labels are text as it stands: none is left out for a leading underscore."""
     legend = figure.legend(list(lines.values()), ["-"] * len(lines), loc="outside right center", fontsize=7.5)
     for entry, label in zip(legend.get_texts(), lines, strict=True):
-        entry.set_text(_short(label))
-
-
-def _short(label: str) -> str:
-    safe = printable(label)
-    return safe if len(safe) <= 40 else f"{safe[:37]}..."
+        entry.set_text(short(label))
 
 
 def _endpoints(summary: pd.DataFrame, facts: Facts) -> list[str]:
     """The first metric of each family and substrate, without cost."""
-    present = set(summary.loc[summary["clips"] > 0, "metric"])
+    return first_of_each(set(summary.loc[summary["clips"] > 0, "metric"]), facts)
+
+
+def first_of_each(present: Collection[str], facts: Facts) -> list[str]:
+    """Of the metrics present the first of each family and substrate, without cost."""
     first: dict[tuple[Any, str], str] = {}
     for metric, fact in metric_facts(facts).items():
         if metric in present and fact.get("family") != "cost":
@@ -229,15 +202,15 @@ def _overview_figure(rows: pd.DataFrame, metrics: Sequence[str], facts: Facts) -
     panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
         part = rows[rows["metric"] == metric].set_index("method").reindex(methods)
-        _draw_dots(axes, part, [styles[method]["color"] == _GREY for method in methods])
+        _draw_dots(axes, part, [styles[method]["color"] == GREY for method in methods])
         arrow = {1: " ↑", -1: " ↓", 0: ""}[direction(known.get(metric, {}))]
         axes.set_title(printable(metric) + arrow)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x", color="0.9", linewidth=0.6)
         sns.despine(ax=axes, left=True)
         axes.tick_params(left=False)
-    panels[0].set_yticks(range(len(methods)), [_short(method) for method in methods])
-    panels[0].invert_yaxis()
+    panels[0].set_yticks(range(len(methods)), [short(method) for method in methods])
+    panels[0].set_ylim(len(methods) - 0.4, -0.6)
     return figure
 
 
@@ -257,7 +230,7 @@ def _draw_dots(axes: Axes, part: pd.DataFrame, is_control: Sequence[bool]) -> No
     blue = sns.color_palette("colorblind")[0]
     limits = part[["mean", "low", "high"]].to_numpy(float)
     for at, (control, (mean, low, high)) in enumerate(zip(is_control, limits, strict=True)):
-        colour, shape = (_GREY, "D") if control else (blue, "o")
+        colour, shape = (GREY, "D") if control else (blue, "o")
         axes.plot([low, high], [at, at], color=colour, linewidth=1.3, solid_capstyle="butt")
         axes.plot([mean], [at], shape, color=colour, markersize=4, markerfacecolor="white" if control else colour)
     chance = part["chance"].dropna()

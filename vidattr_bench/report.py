@@ -94,12 +94,14 @@ def choose(runs: Sequence[Results], choice: Choice) -> tuple[list[RunSummary], C
         DataError: a metric or method is chosen that no run holds.
     """
     names = run_names([run.facts for run in runs], [run.folder.name for run in runs])
-    resolved = dataclasses.replace(
-        choice,
-        metrics=_resolved(choice.metrics, runs, "metrics"),
-        methods=_resolved(choice.methods, runs, "methods"),
-    )
-    return [run.chosen(name, resolved) for name, run in zip(names, runs, strict=True)], resolved
+    choice = resolved(runs, choice)
+    return [run.chosen(name, choice) for name, run in zip(names, runs, strict=True)], choice
+
+
+def resolved(runs: Sequence[Results], choice: Choice) -> Choice:
+    """The choice with the labels that its names stand for; raises `DataError` for a name of none."""
+    metrics, methods = (_resolved(getattr(choice, kind), runs, kind) for kind in ("metrics", "methods"))
+    return dataclasses.replace(choice, metrics=metrics, methods=methods)
 
 
 def _resolved(given: Sequence[str], runs: Sequence[Results], kind: str) -> tuple[str, ...]:
@@ -153,19 +155,19 @@ def print_failures(results: Results, console: Console) -> None:
         console.print(line, style="red", markup=False, highlight=False)
 
 
-def plot(runs: Sequence[Results], choice: Choice, kinds: Sequence[str], folder: Path | None) -> list[Path]:
-    """Draw what is chosen of every run; returns the files."""
-    return [path for run in runs for path in draw(run)]
-
-
 def draw(results: Results) -> list[Path]:
     """Draw the curves, the overview and the kept clips; returns the files."""
     folder, facts = results.folder, results.facts
     drawn = plots.draw_curves(results.store.curves(), results.scores, facts, folder / "plots")
     drawn += plots.draw_overview(results.summary, facts, folder / "plots")
-    for clip in sorted(path.parent for path in (folder / "clips").glob("*/frames.npy")):
-        drawn += _draw_clip(results.store, clip, list(facts.get("methods", {})))
-    return drawn
+    return drawn + draw_clips(results)
+
+
+def draw_clips(results: Results) -> list[Path]:
+    """Draw the kept clips into their folders; returns the files."""
+    clips = sorted(path.parent for path in (results.folder / "clips").glob("*/frames.npy"))
+    labels = list(results.facts.get("methods", {}))
+    return [path for clip in clips for path in _draw_clip(results.store, clip, labels)]
 
 
 def _draw_clip(store: Store, folder: Path, labels: list[str]) -> list[Path]:
