@@ -81,6 +81,7 @@ class Runs:
         metrics=METRICS,
         forwards=3.0,
         summary=True,
+        dataset="planted_actions",
         **facts,
     ):
         """A run; `change` may alter a score row, or drop it by returning None."""
@@ -99,7 +100,7 @@ class Runs:
         store.write_provenance(
             {
                 "depends_on": depends_on,
-                "dataset": "planted_actions",
+                "dataset": dataset,
                 "split": "test",
                 "model": "tiny3d",
                 "git_commit": "",
@@ -304,6 +305,20 @@ def test_a_field_that_no_list_knows_must_agree(runs, accepted):
 def test_of_two_specs_only_the_option_that_differs_is_shown(runs, accepted):
     with pytest.raises(NotComparableError, match=r"dataset: scenes=0 in the reference, scenes=1 in the new run \("):
         compare(accepted, runs.write("new", depends_on={"dataset": "planted_actions:clips=40,scenes=1"}))
+
+
+def test_an_option_that_a_plug_in_got_since_may_be_new_at_its_default(runs, accepted):
+    full = {"dataset": "planted_actions:clips=40,fog=0,scenes=0"}
+    assert compare(accepted, runs.write("new", depends_on=full)).verdict == "pass"
+    with pytest.raises(NotComparableError, match="dataset: fog=None in the reference, fog=1 in the new run"):
+        compare(
+            accepted,
+            runs.write(
+                "fog",
+                depends_on={"dataset": full["dataset"].replace("fog=0", "fog=1")},
+                dataset="planted_actions:fog=1",
+            ),
+        )
 
 
 def test_other_clips_are_named(runs, accepted):

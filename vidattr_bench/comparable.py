@@ -108,8 +108,27 @@ def _settings(reference: RunData, new: RunData) -> Iterator[str]:
     for key in sorted({*old, *now}):
         if key in MAY_DIFFER or key.startswith(_VERSION) or old.get(key) == now.get(key):
             continue
+        if key in ("dataset", "model") and _only_new_options(reference, new, key):
+            continue
         why = f" ({MUST_AGREE[key]})" if key in MUST_AGREE else ""
         yield f"{key}: {_difference(old.get(key), now.get(key))}{why}"
+
+
+def _only_new_options(reference: RunData, new: RunData, key: str) -> bool:
+    """Whether two full specs differ only in options that one version of the plug-in lacks, left at their defaults."""
+    runs = (reference, new)
+    try:
+        full = [spec.parse(str(run.facts.get("depends_on", {}).get(key))) for run in runs]
+        given = [spec.parse(str(run.facts.get(key))) for run in runs]  # the row label omits defaults
+    except PluginError:
+        return False
+    if full[0].name != full[1].name:
+        return False
+    changed = [o for o in {*full[0].options, *full[1].options} if full[0].options.get(o) != full[1].options.get(o)]
+    return all(
+        any(o not in whole.options for whole in full) and all(o not in label.options for label in given)
+        for o in changed
+    )
 
 
 def _difference(old: Any, now: Any) -> str:
