@@ -141,7 +141,7 @@ def _signs(groups: int, flips: int, seed: int) -> Iterator[tuple[_Floats, float]
 def holm(p: ArrayLike) -> Array:
     """P values (K,) adjusted for the family of those that are not NaN (Holm 1979); NaN is kept.
 
-    As `multipletests` of statsmodels, which collects garbage first: half a second a call in a process with networks.
+    As `multipletests` of statsmodels, which collects garbage at every call: half a second where much is loaded.
     """
     adjusted = np.array(p, dtype=np.float64)
     order = np.argsort(adjusted)[: np.isfinite(adjusted).sum()]
