@@ -201,8 +201,8 @@ def class_means(
     """Means over classes of class means of the columns of `values` (N, K), NaN dropped, with intervals.
 
     The classes are fixed, the groups drawn. What is drawn is a group's contribution to the class mean (the score
-    bootstrap: Kline & Santos 2012), r_g = sum_c e_gc sqrt(1 - 1 / G_c) / (C N_c (1 - n_gc / N_c)), where e_gc is the sum
-    of its n_gc clips of class c less the mean of the class's N_c clips, which come from G_c groups. The standard error,
+    bootstrap: Kline & Santos 2012), r_g = sum_c e_gc sqrt(1 - 1 / G_c) / (C N_c (1 - n_gc / N_c)), where e_gc is the
+    sum of its n_gc clips of class c less the mean of the class's N_c clips, of G_c groups. The standard error,
     sqrt(sum_g r_g^2), is the jackknife's: without bias where groups of equal size are nested in classes (UCF101), and
     it holds where a group has clips of several classes (EPIC); no class is ever missing from a resample. t has one
     degree of freedom less than there are groups for each set of classes that no group links to the rest. Classes with
