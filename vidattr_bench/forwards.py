@@ -13,7 +13,7 @@ A clip of the plan costs, with B clips in a forward batch and [n] = n rounded up
 
 where every spec, and every key of `Metric.work`, counts once however many metrics name it. Metrics that explain again,
 and what only they name, count on the sampled clips alone, and not for the oracle. A constant map saves its curves and
-a metric's own forwards.
+a metric's own forwards, and a cell that is not applicable what was left of its work.
 """
 
 from __future__ import annotations
