@@ -104,9 +104,9 @@ def test_options_of_the_fractions_and_the_level_choose_the_cuts():
     assert frames("minimal_mask", case, "level=1") == 1.0
 
 
-@given(st.permutations([-8.0, -2, 1, 4, 16, 32]), st.permutations(range(T)))
+@given(st.permutations([-8.0, -2, 0, 4, 16, 32]), st.permutations(range(T)))
 @settings(max_examples=15, deadline=None)
-def test_a_linear_model_is_as_monotone_as_its_frames_are_helpful_whatever_the_order(worth, order):
+def test_a_linear_model_is_as_monotone_as_its_frames_are_harmless_whatever_the_order(worth, order):
     case = white(torch.tensor(worth), torch.tensor(order).float())
     assert frames("monotonicity", case) == pytest.approx(4 / 6)
 

@@ -46,11 +46,14 @@ NOTES: Mapping[str, str] = {
         "permutation. (5) A random map is drawn from one global seed; here from (seed, clip)."
     ),
     "road": (
-        "Remove and debias (Rong 2022, arXiv 2202.00449) by noisy linear imputation, as pytorch-grad-cam's "
-        "ROADCombined has it. Differences: (1) ROADCombined is half of SRG, the mean over 10, 20, ... 90 % removed; "
-        "here SRG is the area between the whole curves. (2) It removes single pixels by a percentile of the map, so "
-        "that ties at the threshold stay or go together; here tubelets go, ties in seeded order. (3) Its noise is "
-        "drawn anew from the global seed for every removed set; here one field is drawn from (seed, clip)."
+        "Remove and debias (Rong 2022, arXiv 2202.00449) as pytorch-grad-cam has it (metrics/road.py): ROADCombined "
+        "and its two halves. Fixed: noisy linear imputation within each frame, single voxels, the mean over 10, 20, "
+        "... 90 % of them removed, the target's probability. Differences: (1) pytorch-grad-cam cuts at percentiles of "
+        "the map, so that tied pixels stay or go together and a sparse map loses all its zeros at once; here a seeded "
+        "permutation orders ties, and every share is what it says. (2) Its noise is drawn anew from the global state "
+        "for every removed set; here one field is drawn from (seed, clip). (3) It solves for the removed pixels "
+        "directly; here conjugate gradients stop at an error of .001. (4) The paper shows the model's accuracy over "
+        "the data set at each share; here every clip has its own value."
     ),
     "localisation": (
         "Agreement with the annotated tubes, and over time with the annotated frames, each with its chance level. "
@@ -71,8 +74,8 @@ NOTES: Mapping[str, str] = {
     "sanity": (
         "Whether a map depends on what the model has learned and on the class it is asked about, and keeps what its "
         "theory promises. The rows that explain again are measured on the clips that `--sample` declares. Differences "
-        "to public code: every layer has a seed of its own, batch-norm statistics are re-estimated, and the similarity "
-        "of two random networks stands beside each row as the floor."
+        "to public code: every layer has a seed of its own, batch norms take their statistics from the clip, and the "
+        "similarity of the maps of two random networks stands beside each row as the floor."
     ),
     "complexity": (
         "How concentrated a map is, where it leans by habit, and whether it moves with the scene. No direction is "

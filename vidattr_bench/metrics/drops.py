@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
@@ -25,22 +24,15 @@ def blend_weights(relevance: Tensor) -> Tensor | None:
     return None if bool(low == high) else (relevance - low) / (high - low)
 
 
-def blended_logits(case: Case, substrate: str) -> list[Tensor | None]:
-    """Logits (K,), float64, of every clip blended by its map, None for a constant map; forwarded once a map."""
-    everything = functools.cache(functools.partial(_forward_blends, case, substrate))
+def blended_logits(case: Case, clip: int, substrate: str) -> Tensor | None:
+    """Logits (K,), float64, of a clip blended by its map, None for a constant map; forwarded once a map."""
 
-    def of(clip: int) -> Tensor | None:
-        logits: Tensor | None = case.memo(("blended", clip, substrate), lambda: everything()[clip])
-        return logits
+    def forward() -> Tensor | None:
+        kept = blend_weights(case.relevance[clip].double())
+        return None if kept is None else case.forward(_blend(case, clip, substrate, kept)[None])[0].cpu().double()
 
-    return [of(clip) for clip in range(len(case))]
-
-
-def _forward_blends(case: Case, substrate: str) -> list[Tensor | None]:
-    weights = {clip: blend_weights(case.relevance[clip].double()) for clip in range(len(case))}
-    blends = {clip: _blend(case, clip, substrate, kept) for clip, kept in weights.items() if kept is not None}
-    logits = {clip: case.forward(blend[None])[0].cpu().double() for clip, blend in blends.items()}
-    return [logits.get(clip) for clip in weights]
+    logits: Tensor | None = case.memo(("blended", clip, substrate), forward)
+    return logits
 
 
 def _blend(case: Case, clip: int, substrate: str, kept: Tensor) -> Tensor:
@@ -76,10 +68,10 @@ class _BlendMetric(Metric):
 
     def measure(self, case: Case) -> Measurement:
         """Values of N clips; undefined: `constant_map`, and what the metric adds."""
-        blends = blended_logits(case, self.substrate)
-        return Measurement.of([self._value(case, clip, blended) for clip, blended in enumerate(blends)])
+        return Measurement.of([self._value(case, clip) for clip in range(len(case))])
 
-    def _value(self, case: Case, clip: int, blended: Tensor | None) -> float | str:
+    def _value(self, case: Case, clip: int) -> float | str:
+        blended = blended_logits(case, clip, self.substrate)
         if blended is None:
             return "constant_map"
         clean, target = case.shared.clean_logits(clip).cpu().double(), int(case.targets[clip])
