@@ -9,11 +9,13 @@ from torch import nn
 
 from vidattr_bench import evaluation
 from vidattr_bench.clip import Batch, Unreadable
+from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Measurement, Metric
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import CurveSpec
 from vidattr_bench.rows import Subject, unreadable_rows
+from vidattr_bench.shared import RemovalSpec
 from vidattr_bench.store import Cell
 
 N, T, H, W, K = 3, 4, 6, 5, 7
@@ -123,6 +125,37 @@ class Change(Metric):
         return Measurement((again - case.relevance).abs().flatten(1).amax(1).double())
 
 
+@dataclasses.dataclass(frozen=True)
+class Again(Metric):
+    """Number of clips of the case, after explaining them again `times` times; asks for a removal and a curve too."""
+
+    family = "robustness"
+    explains = 2
+    refuses: bool = False
+
+    def measure(self, case):
+        if self.refuses:
+            raise NotApplicableError("this network has nothing to change")
+        for draw in range(self.explains):
+            case.explain(case.model, case.batch.frames.flip(2), case.targets, draw=draw)
+        case.curves(CurveSpec("frame", "black", 4))
+        case.shared.removals(0, RemovalSpec("frame", "black", (0.5,), 3))
+        return Measurement.of([float(len(case))] * len(case))
+
+
+@dataclasses.dataclass(frozen=True)
+class Redrawn(Metric):
+    """Largest difference between the maps of draws 1 and 1, and of draws 1 and 2, as 10 a + b."""
+
+    family = "robustness"
+    explains = 3
+
+    def measure(self, case):
+        one, same, two = (case.explain(case.model, case.batch.frames, case.targets, draw=d) for d in (1, 1, 2))
+        pairs = [((one - other).abs().max() > 0).item() for other in (same, two)]
+        return Measurement.of([10.0 * pairs[0] + pairs[1]] * len(case))
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -141,9 +174,9 @@ def batch():
     return Batch(["a", "b", "c"], frames, torch.tensor([0, 1, -1]), tubes, known, groups=["g", "g", "h"])
 
 
-def subject(model, methods, metrics, target="label"):
+def subject(model, methods, metrics, target="label", sampled=frozenset()):
     constants = {"dataset": "d", "split": "s", "model": "m", "weights": "w"}
-    return Subject(model, methods, metrics, torch.tensor([3, 5]), target, 11, 2, constants)
+    return Subject(model, methods, metrics, torch.tensor([3, 5]), target, 11, 2, constants, sampled)
 
 
 def evaluate(subject, batch, only=None):
@@ -324,3 +357,90 @@ def test_runs_of_different_seeds_share_no_draw(model):
     subjects = [dataclasses.replace(subject(model, {"n": Noise()}, {"t": Total()}), seed=seed) for seed in range(4)]
     drawn = [cell.seed for s in subjects for cell in s.cells("a")]
     assert len(set(drawn)) == len(drawn) == 4 * 2
+
+
+def test_a_metric_that_explains_again_is_owed_and_measured_on_the_sampled_clips_alone(model, batch):
+    metrics = {"again": Again(), "total": Total()}
+    s = subject(model, {"b": Brightness(), "noise": Noise()}, metrics, sampled={"a", "c", "elsewhere"})
+    _, cells = evaluate(s, batch)
+    assert {key[0] for key in cells if key[2] == "again"} == {"a", "c"}
+    assert {key[0] for key in cells if key[2] == "total"} == {"a", "b", "c"}
+    assert len(cells) == 3 * (2 + 3)
+    values = [row["value"] for key, row in cells.items() if key[2] == "again"]
+    assert values == [1.0] * 6, "each in a case of its own"
+
+
+@pytest.mark.parametrize("first", ["again", "area"])
+def test_a_clip_apart_forwards_nothing_that_its_batch_has_or_will_need(model, batch, first):
+    metrics = dict(sorted({"again": Again(), "area": Area()}.items(), key=lambda item: item[0] != first))
+    s = subject(model, {"b": Brightness(), "noise": Noise()}, metrics, sampled={"a", "b", "c"})
+    rows, _ = evaluate(s, batch)
+    sent = {}
+    for row in rows.costs:
+        key = (row["clip"], row["method"], row["step"])
+        assert key not in sent
+        sent[key] = row["forwards"]
+    # In batches of 2: the clean clip, one end, 3 removals (4), 3 + 3 cuts a map; 2 explanations of 1 forward each.
+    for clip in "abc":
+        shared = {step: n for (c, method, step), n in sent.items() if c == clip and not method}
+        assert shared == {"clean": 2, "curves:black": 2, "removals:black": 4}
+        assert sent[clip, "b", "curves:black"] == 6
+        assert sent[clip, "noise", "curves:black"] == 2 * 6
+        assert sent[clip, "b", "again"] == 2
+        assert sent[clip, "noise", "again"] == 0
+    assert sum(sent.values()) == model.calls.forwards
+
+
+def test_curves_of_clips_apart_are_kept_once(model, batch):
+    s = subject(model, {"b": Brightness()}, {"again": Again()}, sampled={"a"})
+    alone, _ = evaluate(s, batch)
+    assert {row["clip"] for row in alone.curves} == {"a"}
+    both = subject(model, {"b": Brightness()}, {"again": Again(), "area": Area()}, sampled={"a"})
+    whole, _ = evaluate(both, batch)
+    assert len(whole.curves) == N * 2 * 5
+    assert [row for row in whole.curves if row["clip"] == "a"] == alone.curves
+
+
+def test_a_metric_that_does_not_apply_says_so_and_costs_no_other_cell(model, batch):
+    metrics = {"refuses": Again(refuses=True), "total": Total()}
+    _, cells = evaluate(subject(model, {"b": Brightness()}, metrics, sampled={"b", "c"}), batch)
+    refused = [row for key, row in cells.items() if key[2] == "refuses"]
+    assert {(row["status"], row["reason"]) for row in refused} == {
+        ("not_applicable", "this network has nothing to change")
+    }
+    assert [cells[clip, "b", "total", 11]["status"] for clip in "abc"] == ["ok"] * 3
+
+
+def test_the_oracle_is_not_asked_to_explain_another_clip_and_that_costs_nothing(model, batch):
+    metrics = {"again": Again(), "total": Total()}
+    rows, cells = evaluate(subject(model, {"truth": Truth()}, metrics, sampled={"a", "b"}), batch)
+    for clip in "ab":
+        assert cells[clip, "truth", "again", 11]["status"] == "not_applicable"
+        assert "sees the truth" in cells[clip, "truth", "again", 11]["reason"]
+    assert [cells[clip, "truth", "total", 11]["status"] for clip in "abc"] == ["ok"] * 3
+    assert {row["step"] for row in rows.costs if row["forwards"]} == {"clean"}
+
+
+def test_an_oracle_that_a_metric_asks_all_the_same_refuses(model, batch):
+    _, cells = evaluate(subject(model, {"truth": Truth()}, {"change": Change()}), batch)
+    assert {row["status"] for row in cells.values()} == {"not_applicable"}
+
+
+def test_another_draw_has_other_seeds_and_the_same_draw_the_same(model, batch):
+    s = subject(model, {"noise": Noise(), "b": Brightness()}, {"redrawn": Redrawn()}, sampled={"a"})
+    _, cells = evaluate(s, batch)
+    assert {row["value"] for key, row in cells.items() if key[1] == "noise"} == {1.0}
+    assert {row["value"] for key, row in cells.items() if key[1] == "b"} == {0.0}
+
+
+def test_a_failing_sampled_metric_fails_on_its_clip_alone(model, batch):
+    class Fails(Again):
+        def measure(self, case):
+            if case.batch.ids == ["b"]:
+                raise RuntimeError("no second map")
+            return super().measure(case)
+
+    s = subject(model, {"b": Brightness()}, {"fails": Fails(), "area": Area()}, sampled={"a", "b"})
+    _, cells = evaluate(s, batch)
+    assert [cells[clip, "b", "fails", 11]["status"] for clip in "ab"] == ["ok", "failed"]
+    assert [cells[clip, "b", "area", 11]["status"] for clip in "abc"] == ["ok"] * 3

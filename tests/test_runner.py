@@ -168,6 +168,26 @@ def test_added_methods_and_metrics_extend_a_run(finished, tmp_path):
     assert set(pd.read_csv(folder / "summary.csv")["method"]) == {"gradient", "random", "centre"}
 
 
+@pytest.mark.usefixtures("bare")
+def test_a_larger_sample_adds_the_cells_of_more_clips_and_changes_none(tmp_path):
+    options = {"methods": ["gradient", "oracle"], "metrics": ["roc_auc", "flip_equivariance"]}
+    few = run(tmp_path / "run", sample=1, **options)
+    assert few.failed == 0
+    before = few.scores()
+    assert before.groupby("metric")["clip"].nunique().to_dict() == {"flip_equivariance": 1, "roc_auc": 5}
+    assert set(before.query("method == 'oracle' and metric == 'flip_equivariance'")["status"]) == {"not_applicable"}
+    more = run(tmp_path / "run", sample=5, **options)
+    assert more.failed == 0
+    after = more.scores()
+    assert after.groupby("metric")["clip"].nunique().to_dict() == {"flip_equivariance": 5, "roc_auc": 5}
+    assert not after.duplicated(KEYS).any()
+    old = by_key(before)
+    assert by_key(after).loc[old.index].equals(old)
+    assert json.loads((more.folder / "provenance.json").read_text())["clips"]["sampled"] == 5
+    whole = run(tmp_path / "at once", sample=5, **options)
+    assert by_key(whole.scores()).equals(by_key(after))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"seed": 1}, "seed"), ({"limit": 3}, "limit"), ({"target": "predicted"}, "target"),
