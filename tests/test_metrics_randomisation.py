@@ -295,6 +295,37 @@ def test_nothing_stays_behind_even_after_an_error():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+class FailsIfAsked(nn.Module):
+    """A network that fails after its first layer when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head, self.fails = nn.Conv3d(3, 4, 3), nn.Linear(4, len(CLASSES)), False
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.fails:
+            raise RuntimeError("out of order")
+        return self.head(x.mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("name", ["model_randomisation", "neuron_selectivity"])
+def test_no_hook_of_ours_stays_behind_when_the_network_fails(name):
+    made = case(brightness, as_model(FailsIfAsked, feature_layer="conv"))
+    made.model.net.fails = True
+    with pytest.raises(RuntimeError, match="out of order"):
+        vb.create("metrics", name)(made)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in made.model.modules())
+
+
+@pytest.mark.parametrize("kind", ["recurrent CNN"])
+def test_gradients_of_a_recurrent_network_reach_the_first_frames(kind):
+    batch = small_batch(2)
+    for method in ("gradient", "input_x_gradient", "integrated_gradients"):
+        relevance = vb.create("methods", method)(as_model(NETWORKS[kind]), batch.frames, batch.labels)
+        assert relevance.flatten(2).any(2).all(), method
+
+
 # Entropy
 
 

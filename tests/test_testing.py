@@ -279,6 +279,20 @@ class Detached(nn.Module):
         return x.detach().mean((2, 3, 4)) + 0 * x.mean((2, 3, 4))
 
 
+class DetachedState(nn.Module):
+    """A recurrent network that hands its state on without its history, so that only the last frame is explained."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(3, 3)
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 3)
+        for frame in x.mean((3, 4)).unbind(2):
+            state = self.cell(frame, state.detach())
+        return state
+
+
 def test_a_good_model_passes():
     check_model(small_model())
 
@@ -288,6 +302,7 @@ def test_a_good_model_passes():
     [
         (BatchStatistics(), 3, "model_ignores_neighbours"),
         (Detached(), 3, "model_passes_gradients"),
+        (DetachedState(), 3, "model_passes_gradients"),
         (nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten()), 4, "model_gives_logits"),
     ],
 )

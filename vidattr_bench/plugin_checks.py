@@ -222,10 +222,12 @@ def model_has_a_feature_layer(model: VideoModel) -> None:
 
 
 def model_passes_gradients(model: VideoModel) -> None:
-    """The gradient of a logit reaches the pixels, finite and not all zero."""
+    """The gradient of a logit reaches the pixels of every frame, finite and not all zero."""
     gradient = _gradient(model, _clips(model)[:1], torch.zeros(1, dtype=torch.long))
     assert gradient.isfinite().all(), "gradients must be finite"
     assert gradient.any(), "gradients must reach the input"
+    cut_off = (~gradient[0].flatten(1).any(1)).nonzero()[:, 0].tolist()
+    assert not cut_off, f"gradients must reach every frame, not only others than {cut_off}: is a state detached?"
 
 
 def _clips(model: VideoModel) -> Tensor:

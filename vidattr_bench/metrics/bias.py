@@ -39,7 +39,7 @@ class BorderBias(MassMetric):
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"complexity": ("", "part=corner")}
     units: ClassVar[str] = "ratio of densities, from 0; no bias 1"
     theory: ClassVar[Mapping[str, str | float]] = {
-        "none": "where the tubes lie decides for the oracles; the hottest of four corners of noise exceeds 1",
+        "none": "where the tubes lie decides for the oracles; the hottest of eight corners of noise exceeds 1",
         "constant": 1,
     }
 
