@@ -77,3 +77,15 @@ def test_a_spawned_worker_needs_no_trainer():
         patch.setenv("OMP_NUM_THREADS", "1")
         assert [list(work.batch.ids) for work in spawned] == [["c"]]
     assert data.trainer is not None
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("pending", [[0, 1, 2], [2, 0], [1], []])
+def test_ranks_share_the_pending_batches_out_without_losing_or_repeating_one(world, pending):
+    shared_out = []
+    for rank in range(world):
+        data = Greys()
+        data.plan, data.pending = data.batches(1), list(pending)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+        shared_out += [work.number for work in data.predict_dataloader()]
+    assert sorted(shared_out) == sorted(pending)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vidattr_bench import perturbation
+from vidattr_bench import perturbation, randomness
 from vidattr_bench.errors import PluginError
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import Curve, CurveSpec, curve, forward, planned_forwards, remove_all
@@ -332,3 +332,61 @@ def test_the_measured_forward_batch_counts_the_waste_of_padding(monkeypatch, x):
     assert perturbation.measure_forward_batch(model, x, (1, 31, 62, 100)) == 62
     assert perturbation.measure_forward_batch(model, x, (1, 31, 100)) == 31
     assert model.calls.forwards == 0
+
+
+def sparse_map() -> torch.Tensor:
+    """Ten voxels of other values, and zeros."""
+    flat = torch.zeros(T * H * W)
+    flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(5))[:10]] = torch.arange(1.0, 11)
+    return flat.view(T, H, W)
+
+
+@pytest.mark.parametrize("unit", ["voxel", "tubelet"])
+def test_of_a_sparse_map_too_each_cut_removes_its_share_and_no_more(unit, x):
+    """A threshold at a percentile of the map would remove all of its zeros at once."""
+    removed: list[float] = []
+
+    class Counting(nn.Module):
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            removed.extend((clips == 0).all(1).double().mean((1, 2, 3)).tolist())
+            return clips.flatten(1)[:, :2]
+
+    spec, ends = CurveSpec(unit, "mean", 8), (torch.zeros(2), torch.ones(2))
+    model = video_model(Counting())
+    found = curve(model, x + 10, sparse_map(), spec, ends, seed=0, clip_id="clip", forward_batch=1)
+    inner = found.fractions[1:-1]
+    assert removed == pytest.approx([*inner.tolist(), *(1 - inner.flip(0)).tolist()])
+    assert found.ties > 0.5
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 7])
+def test_ties_stay_in_the_order_of_the_permutation_however_many_there_are(distinct):
+    means = torch.randint(distinct, (6000,), generator=torch.Generator().manual_seed(distinct)).double()
+    permutation = torch.randperm(6000, generator=randomness.generator(3, "clip", "voxel")).tolist()
+    expected = sorted(permutation, key=lambda unit: -float(means[unit]))
+    assert removal_order(means, 3, "clip", "voxel").tolist() == expected
+
+
+def test_all_channels_of_a_voxel_go_at_the_same_cut(x):
+    clips: list[torch.Tensor] = []
+
+    class Keeping(nn.Module):
+        def forward(self, perturbed: torch.Tensor) -> torch.Tensor:
+            clips.extend(perturbed.clone())
+            return perturbed.flatten(1)[:, :2]
+
+    relevance = torch.randn(T, H, W, generator=torch.Generator().manual_seed(6))
+    ends = (torch.zeros(2), torch.ones(2))
+    curve(
+        video_model(Keeping()),
+        x + 10,
+        relevance,
+        CurveSpec("voxel", "mean", 8),
+        ends,
+        seed=0,
+        clip_id="c",
+        forward_batch=4,
+    )
+    for clip in clips:
+        gone = clip == 0
+        assert (gone.any(0) == gone.all(0)).all()
