@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vidattr_bench import charts, figures
+from vidattr_bench import agreement, charts, figures
 from vidattr_bench.statistics import cluster_intervals, rank_intervals
 
 FAMILIES = ("gradient", "CAM", "perturbation")
@@ -43,7 +43,8 @@ def scores_of(count, clips=12):
 @pytest.fixture
 def drawn(monkeypatch):
     found = []
-    monkeypatch.setattr(charts, "save", lambda figure, stem: found.append(figure) or figures.save(figure, stem))
+    for module in (agreement, charts):
+        monkeypatch.setattr(module, "save", lambda figure, stem: found.append(figure) or figures.save(figure, stem))
     return found
 
 
@@ -95,7 +96,7 @@ def test_ranks_are_those_of_statistics(tmp_path, drawn):
 
 
 def test_correlation_turns_every_metric_so_that_more_is_better(tmp_path, drawn):
-    charts.draw_correlation(scores_of(6), list(METRICS), facts_of(6), tmp_path)
+    agreement.draw_correlation(scores_of(6), list(METRICS), facts_of(6), tmp_path)
     names = labels(drawn[0])
     table = np.array(drawn[0].axes[0].collections[0].get_array()).reshape(3, 3)
     i, j = sorted((names.index("srg"), names.index("deletion")))
@@ -133,7 +134,7 @@ def test_the_front_holds_the_methods_that_no_other_beats_in_both(tmp_path, drawn
 def test_too_little_to_compare_draws_nothing(tmp_path, count):
     scores, facts = scores_of(count), facts_of(count)
     assert charts.draw_ranks(scores, "srg", facts, tmp_path) == []
-    assert charts.draw_correlation(scores, list(METRICS), facts, tmp_path) == []
+    assert agreement.draw_correlation(scores, list(METRICS), facts, tmp_path) == []
     assert charts.draw_cost(summary_of({"random": (0.1, 0, 0)}), "srg", facts, tmp_path) == []
     without_chance = {**facts, "methods": {}}
     assert charts.draw_forest(scores, "srg", without_chance, tmp_path) == []
@@ -145,12 +146,12 @@ def test_scores_without_a_value_draw_nothing(tmp_path):
     facts = facts_of(4)
     assert charts.draw_forest(scores, "srg", facts, tmp_path) == []
     assert charts.draw_ranks(scores, "srg", facts, tmp_path) == []
-    assert charts.draw_correlation(scores, list(METRICS), facts, tmp_path) == []
-    assert charts.draw_reliability(scores, list(METRICS), facts, tmp_path) == []
+    assert agreement.draw_correlation(scores, list(METRICS), facts, tmp_path) == []
+    assert agreement.draw_reliability(scores, list(METRICS), facts, tmp_path) == []
 
 
 def test_reliability_has_a_row_for_every_metric(tmp_path, drawn):
-    files = charts.draw_reliability(scores_of(6), list(METRICS), facts_of(6), tmp_path)
+    files = agreement.draw_reliability(scores_of(6), list(METRICS), facts_of(6), tmp_path)
     assert [path.suffix for path in files] == [".png", ".pdf"]
     assert set(labels(drawn[0])) == set(METRICS)
     alpha = drawn[0].axes[0].lines[0].get_xdata()

@@ -1,4 +1,4 @@
-"""Charts that compare methods and metrics: differences, ranks, agreement of metrics, cost, reliability."""
+"""Charts that compare methods: differences to chance, ranks, quality against cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -15,23 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from vidattr_bench.comparisons import reliability_table
 from vidattr_bench.families import METHOD_FAMILIES
-from vidattr_bench.figures import GREY, family_style, save, short, theme
+from vidattr_bench.figures import family_style, save, short, theme
 from vidattr_bench.sheets import sheet
 from vidattr_bench.statistics import Interval, cluster_intervals, rank_intervals
 from vidattr_bench.summary import Facts, metric_facts
 from vidattr_bench.text import printable, slug
 
 _PER_PAGE = 34  # methods that stand below each other
-_LABEL = 44  # characters of a label
-_CONTROL = "control"
-_MEASURES = {
-    "krippendorff_alpha": ("Krippendorff's alpha", "o"),
-    "li_alpha": ("Li's alpha", "^"),
-    "split_half": ("split-half correlation", "s"),
-    "discrimination": ("share of clips on which random wins", "x"),
-}
+LABEL = 44  # characters of a label
+CONTROL = "control"
 
 
 def draw_forest(scores: pd.DataFrame, metric: str, facts: Facts, folder: Path, *, reference: str = "") -> list[Path]:
@@ -57,7 +49,7 @@ def draw_forest(scores: pd.DataFrame, metric: str, facts: Facts, folder: Path, *
 def draw_ranks(scores: pd.DataFrame, metric: str, facts: Facts, folder: Path) -> list[Path]:
     """Rank of every informed method with its 95 % bootstrap interval; returns the files, none for one method."""
     value, _, groups = sheet(scores, metric, facts)
-    informed = [m for m in map(str, value) if _family(facts, m) != _CONTROL and value[m].notna().any()]
+    informed = [m for m in map(str, value) if family_of(facts, m) != CONTROL and value[m].notna().any()]
     higher = metric_facts(facts).get(metric, {}).get("higher_is_better")
     if len(informed) < 2 or higher is None:
         return []
@@ -77,9 +69,10 @@ def _better(metric: str, facts: Facts) -> str:
     return {True: "difference (right is better)", False: "difference (left is better)"}.get(higher, "difference")
 
 
-def _family(facts: Facts, method: str) -> str:
+def family_of(facts: Facts, method: str) -> str:
+    """The family that a method declares; of one that never looks at the model, that of controls."""
     fact = facts.get("methods", {}).get(method, {})
-    return str(fact.get("family", "other")) if fact.get("informed", True) else _CONTROL
+    return str(fact.get("family", "other")) if fact.get("informed", True) else CONTROL
 
 
 def _sorted(found: Mapping[str, Interval], facts: Facts, metric: str) -> dict[str, Interval]:
@@ -114,21 +107,21 @@ def _dots(
             axes.set_xlim(min(limits) - margin, max(limits) + margin)
             figure.supxlabel(f"{printable(label)}\n{printable(detail)}", fontsize=7.5)
             axes.set_title(printable(title + number), fontsize=9, loc="left")
-            _family_legend(figure, [_family(facts, method) for method in intervals])
+            _family_legend(figure, [family_of(facts, method) for method in intervals])
         files += save(figure, stem.with_name(stem.name + (f"-{page + 1}" if page else "")))
     return files
 
 
 def _draw_intervals(axes: Axes, part: Mapping[str, Interval], facts: Facts, *, zero: bool) -> None:
     for at, (method, interval) in enumerate(part.items()):
-        style = family_style(_family(facts, method))
+        style = family_style(family_of(facts, method))
         axes.plot([interval.low, interval.high], [at, at], color=style["color"], linewidth=1.2, solid_capstyle="butt")
         if zero and not (interval.low > 0 or interval.high < 0):
             style = {**style, "markerfacecolor": "white"}
         axes.plot([interval.mean], [at], markersize=4.2, linestyle="none", **style)
     if zero:
         axes.axvline(0, color="0.3", linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(part)), [short(method, _LABEL) for method in part], fontsize=6.5)
+    axes.set_yticks(range(len(part)), [short(method, LABEL) for method in part], fontsize=6.5)
     axes.tick_params(axis="x", labelsize=7.5)
     axes.set_ylim(len(part) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=not zero))
@@ -149,93 +142,6 @@ def _family_place(family: str) -> int:
     return METHOD_FAMILIES.index(family) if family in METHOD_FAMILIES else len(METHOD_FAMILIES)
 
 
-def draw_correlation(scores: pd.DataFrame, metrics: Sequence[str], facts: Facts, folder: Path) -> list[Path]:
-    """How far metrics rank informed methods alike: Spearman's correlation, metrics turned so that more is better.
-
-    Above the diagonal that of the methods' means, below it the mean over clips of that within a clip. Metrics stand in
-    the order of average linkage on 1 - correlation of means. Returns the files, none for fewer than two metrics that
-    have a direction or three methods that all of them are defined for.
-    """
-    oriented = {metric: value for metric in metrics if (value := _oriented(scores, metric, facts)) is not None}
-    methods = [m for m in facts.get("methods", {}) if all(m in v and v[m].notna().any() for v in oriented.values())]
-    oriented = {metric: value[methods] for metric, value in oriented.items()}
-    means = pd.DataFrame({metric: value.mean() for metric, value in oriented.items()})
-    means = means.loc[:, means.std() > 0]
-    if means.shape[1] < 2 or len(methods) < 3:
-        return []
-    over_methods = means.corr("spearman")
-    order = _clustered(over_methods.to_numpy())
-    labels = [over_methods.index[at] for at in order]
-    table = _triangles(over_methods.loc[labels, labels].to_numpy(), _within([oriented[m] for m in labels]))
-    clips = max(len(value.dropna(how="all")) for value in oriented.values())
-    return save(_heat_map(table, labels, f"{len(methods)} methods", f"{clips} clips"), folder / "correlation")
-
-
-def _oriented(scores: pd.DataFrame, metric: str, facts: Facts) -> pd.DataFrame | None:
-    """Values (clips, informed methods), more being better; None for a metric without direction."""
-    higher = metric_facts(facts).get(metric, {}).get("higher_is_better")
-    if higher is None or metric not in set(scores["metric"]):
-        return None
-    value = sheet(scores, metric, facts).value
-    return (1 if higher else -1) * value[[m for m in map(str, value) if _family(facts, m) != _CONTROL]]
-
-
-def _clustered(correlation: np.ndarray[Any, Any]) -> list[int]:
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
-    distance = np.clip(1 - np.nan_to_num(correlation), 0, 2)
-    np.fill_diagonal(distance, 0)
-    return [
-        int(at) for at in leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True))
-    ]
-
-
-def _within(values: Sequence[pd.DataFrame]) -> np.ndarray[Any, Any]:
-    """Mean over clips of Spearman's correlation over methods, of every pair of metrics, where both vary."""
-    ranks = [value.rank(axis=1) for value in values]
-    found = np.eye(len(ranks))
-    for i in range(len(ranks)):
-        for j in range(i):
-            a, b = ranks[i].align(ranks[j], join="inner", axis=0)
-            both = a.notna() & b.notna()
-            found[i, j] = found[j, i] = a.where(both).corrwith(b.where(both), axis=1).mean()
-    return found
-
-
-def _triangles(upper: np.ndarray[Any, Any], lower: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.triu(upper, 1) + np.tril(lower, -1) + np.diag(np.full(len(upper), np.nan))
-
-
-def _heat_map(table: np.ndarray[Any, Any], labels: Sequence[str], methods: str, clips: str) -> Figure:
-    n = len(labels)
-    cell, small = (0.36, 7.0) if n <= 16 else (0.2, 5.5)
-    with theme():
-        figure = Figure(figsize=(2.6 + cell * n, 2.2 + cell * n), layout="constrained")
-        axes = figure.subplots()
-        sns.heatmap(
-            table,
-            ax=axes,
-            vmin=-1,
-            vmax=1,
-            cmap="vlag",
-            square=True,
-            annot=n <= 16,
-            fmt=".2f",
-            annot_kws={"fontsize": 6.5},
-            linewidths=0.5,
-            cbar_kws={"shrink": 0.6},
-        )
-        names = [short(label, _LABEL) for label in labels]
-        figure.axes[-1].tick_params(labelsize=7)
-        axes.set_xticks(np.arange(n) + 0.5, names, rotation=90, fontsize=small)
-        axes.set_yticks(np.arange(n) + 0.5, names, rotation=0, fontsize=small)
-        axes.tick_params(length=0)
-        title = f"Spearman's rho of the means of {methods} (above the diagonal)\nand within a clip, mean over {clips}"
-        axes.set_title(f"{title} (below)", fontsize=8, loc="left")
-    return figure
-
-
 def draw_cost(summary: pd.DataFrame, metric: str, facts: Facts, folder: Path) -> list[Path]:
     """Mean of a metric against clips sent through the network, forward and backward, on a logarithmic axis.
 
@@ -246,7 +152,7 @@ def draw_cost(summary: pd.DataFrame, metric: str, facts: Facts, folder: Path) ->
     if points.empty or not (points["cost"] > 0).any():
         return []
     direction = -1 if metric_facts(facts).get(metric, {}).get("higher_is_better") is False else 1
-    front = _pareto(points[points["family"] != _CONTROL], direction)
+    front = _pareto(points[points["family"] != CONTROL], direction)
     with theme():
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()
@@ -274,7 +180,7 @@ def _cost_points(summary: pd.DataFrame, metric: str, facts: Facts) -> pd.DataFra
     if metric not in means or not {"forwards", "backwards"} <= set(means):
         return pd.DataFrame(columns=["mean", "cost", "family"])
     points = pd.DataFrame({"mean": means[metric], "cost": means["forwards"] + means["backwards"]}).dropna()
-    return points.assign(family=[_family(facts, str(method)) for method in points.index])
+    return points.assign(family=[family_of(facts, str(method)) for method in points.index])
 
 
 def _pareto(points: pd.DataFrame, direction: int) -> pd.DataFrame:
@@ -289,31 +195,3 @@ def _numbered(axes: Axes, number: int, row: Any) -> Line2D:
     """Write a number beside a point, and give the entry of the legend that says whose it is."""
     axes.annotate(str(number), (row.cost, row.mean), xytext=(3, 3), textcoords="offset points", fontsize=7)
     return Line2D([], [], linestyle="none", label=f"{number}  {short(row.Index)}")
-
-
-def draw_reliability(scores: pd.DataFrame, metrics: Sequence[str], facts: Facts, folder: Path) -> list[Path]:
-    """How far clips agree on the order of methods, and halves of the clips, on every metric that has a direction."""
-    known = {metric: fact for metric, fact in facts.get("metrics", {}).items() if metric in metrics}
-    table = reliability_table(scores[scores["metric"].isin(known)], {**facts, "metrics": known})
-    table = table.dropna(subset=list(_MEASURES), how="all").sort_values("krippendorff_alpha", ascending=False)
-    if table.empty:
-        return []
-    with theme():
-        figure = Figure(figsize=(5.2, 1.5 + 0.19 * len(table)), layout="constrained")
-        axes = figure.subplots()
-        for (column, (label, marker)), colour in zip(_MEASURES.items(), sns.color_palette("colorblind"), strict=False):
-            axes.plot(
-                table[column], range(len(table)), marker, color=colour, markersize=4.5, label=label, clip_on=False
-            )
-        axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
-        axes.set_yticks(range(len(table)), [short(metric, _LABEL) for metric in table["metric"]], fontsize=7)
-        axes.set_ylim(len(table) - 0.5, -0.5)
-        axes.set_xlim(min(-0.05, float(np.nanmin(table[list(_MEASURES)].to_numpy(float))) - 0.05), 1.02)
-        axes.grid(color="0.92", linewidth=0.6)
-        methods, clips = int(table["methods"].max()), int(table["clips"].max())
-        axes.set_xlabel(f"agreement on {methods} methods, up to {clips} clips (1: full; alpha 0: chance)", fontsize=8)
-        axes.tick_params(left=False)
-        axes.tick_params(axis="x", labelsize=7.5)
-        sns.despine(ax=axes, left=True)
-        figure.legend(loc="outside lower center", ncols=2, fontsize=7)
-    return save(figure, folder / "reliability")

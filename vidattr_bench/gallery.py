@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vidattr_bench import charts, plots, report
+from vidattr_bench import agreement, charts, plots, report
 from vidattr_bench.errors import DataError, did_you_mean
 from vidattr_bench.report import Results
 from vidattr_bench.selection import Choice, run_names
@@ -120,11 +120,11 @@ class _Exhibit:
 
     def correlation(self) -> list[Path]:
         """Agreement of metrics."""
-        return charts.draw_correlation(self.scores, self.metrics, self.facts, self.folder)
+        return agreement.draw_correlation(self.scores, self.metrics, self.facts, self.folder)
 
     def reliability(self) -> list[Path]:
         """Agreement of clips."""
-        return charts.draw_reliability(self.scores, self.metrics, self.facts, self.folder)
+        return agreement.draw_reliability(self.scores, self.metrics, self.facts, self.folder)
 
     def clips(self) -> list[Path]:
         """Pictures of the kept clips, which lie in the run's own folder."""
