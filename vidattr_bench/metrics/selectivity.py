@@ -77,7 +77,7 @@ class ClassSelectivity(_Selectivity):
         ValueError: no class.
     """
 
-    reference: ClassVar[str] = "Sixt 2020, arXiv 1912.09818, section 4 (random logit)"
+    reference: ClassVar[str] = "Sixt 2020, arXiv 1912.09818 (random logit)"
 
     classes: int = 1
 
@@ -113,12 +113,13 @@ class NeuronSelectivity(_Selectivity):
     of two classes: it gets a network whose logits are the largest activation of each channel over time and space. 1 -
     the similarity of both maps. 0: the map shows the same whatever neuron is asked for, as deconvnets were found to
     do. The authors compare the most active neuron of a layer with random ones; here both are the most active one of
-    their channel, so that neither is silent. A method that needs what such a network lacks, a linear head on pooled
-    activations say, is not applicable, nor is a network without feature layer. The chance level is the same number for
+    their channel, so that neither is silent. A method that needs what such a network lacks, as CAM a linear head on
+    pooled activations or LRP a rule for each step, is not applicable, nor is a network without feature layer; methods
+    that perturb the clip and read a probability see the channels as classes. The chance level is the same number for
     the first neuron with other seeds, 0 for methods that do not draw. Undefined: `no_two_neurons`, `constant_map`.
     """
 
-    reference: ClassVar[str] = "Mahendran and Vedaldi 2016, doi:10.1007/978-3-319-46466-4_8, section 3.3"
+    reference: ClassVar[str] = "Mahendran and Vedaldi 2016, doi:10.1007/978-3-319-46466-4_8"
     explains: ClassVar[int] = 3
     theory: ClassVar[Mapping[str, str | float]] = {
         "none": "noise gets 0, but the linear model has no feature layer",
