@@ -142,6 +142,7 @@ def test_every_epoch_removes_something_else(tmp_path, monkeypatch):
 
     def spy(self, x, model, ids, seed, epoch):
         seen.append((seed, epoch, tuple(ids)))
+        assert float(x.min()) < -1  # pixels are in [0, 1]; substrates belong to the normalised clip
         return plain(self, x, model, ids, seed, epoch)
 
     monkeypatch.setattr(training.MaskAugmentation, "__call__", spy)

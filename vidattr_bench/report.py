@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from vidattr_bench import pictures, plots, tables
-from vidattr_bench.errors import RunError
+from vidattr_bench.errors import DataError, RunError
 from vidattr_bench.selection import Choice, RunSummary, pick, run_names
 from vidattr_bench.store import Store, open_run, write_atomically
-from vidattr_bench.summary import COST_FACTS, metric_facts
+from vidattr_bench.summary import COST_COLUMNS, metric_facts
 from vidattr_bench.text import printable, slug
 
 
@@ -56,8 +56,9 @@ class Results:
         """The labels of the methods or metrics that it holds, in the order of provenance, costs last."""
         measured = set(self.scores["method" if kind == "methods" else "metric"])
         known = metric_facts(self.facts) if kind == "metrics" else self.facts.get("methods", {})
-        if kind == "metrics" and len(self.costs):
-            measured |= set(COST_FACTS)
+        if kind == "metrics":
+            own = self.costs[self.costs["step"] == "attribution"]
+            measured |= {metric for metric, column in COST_COLUMNS.items() if own[column].notna().any()}
         return [*(label for label in known if label in measured), *sorted(measured - set(known))]
 
     def chosen(self, name: str, choice: Choice) -> RunSummary:
@@ -95,7 +96,16 @@ def choose(runs: Sequence[Results], choice: Choice) -> tuple[list[RunSummary], C
     """
     names = run_names([run.facts for run in runs], [run.folder.name for run in runs])
     choice = resolved(runs, choice)
-    return [run.chosen(name, choice) for name, run in zip(names, runs, strict=True)], choice
+    shown = [run.chosen(name, choice) for name, run in zip(names, runs, strict=True)]
+    metrics, methods = ({label for run in shown for label in run.rows[column]} for column in ("metric", "method"))
+    left = dataclasses.replace(
+        choice,
+        metrics=tuple(label for label in choice.metrics if label in metrics),
+        methods=tuple(label for label in choice.methods if label in methods),
+    )
+    if bool(left.metrics) < bool(choice.metrics) or bool(left.methods) < bool(choice.methods):
+        raise DataError("no run here holds a row of the chosen methods on the chosen metrics")
+    return shown, left
 
 
 def resolved(runs: Sequence[Results], choice: Choice) -> Choice:

@@ -30,7 +30,7 @@ COST_FACTS: dict[str, dict[str, Any]] = {
     "backwards": {"units": "clips backward", "summary": "Clips sent backward through the model by one attribution."},
     "peak_memory": {"units": "bytes", "summary": "Peak memory of the device during one attribution."},
 }
-_COST_COLUMNS = {"seconds": "seconds", "forwards": "forwards", "backwards": "backwards", "peak_memory": "memory"}
+COST_COLUMNS = {"seconds": "seconds", "forwards": "forwards", "backwards": "backwards", "peak_memory": "memory"}
 _NONE = Interval(np.nan, np.nan, np.nan, 0, 0)
 _WORST_FIRST = ("failed", "not_applicable", "undefined")
 
@@ -144,7 +144,7 @@ def attribution_costs(scores: pd.DataFrame, costs: pd.DataFrame, facts: Facts) -
     draws = own["method"].map(lambda label: facts.get("methods", {}).get(label, {}).get("draws", 1)).astype(float)
     parts = [
         own[["method", "clip"]].assign(metric=metric, value=own[column] / (1 if column == "memory" else draws))
-        for metric, column in _COST_COLUMNS.items()
+        for metric, column in COST_COLUMNS.items()
     ]
     return pd.concat(parts, ignore_index=True)[["method", "metric", "clip", "value"]]
 
