@@ -1,6 +1,6 @@
 """Does the removal itself mislead? Maps scored by other networks too, one of them trained on clips with parts removed.
 
-    python docs/removal_study.py     # a file each pair of networks in results/removal; continues where it was
+    python docs/removal_study.py     # a file each pair of networks in docs/does_removal_mislead; continues where it was
     python docs/removal_tables.py    # the tables of docs/does_removal_mislead.md, from these files
 
 Everything is a function of the shipped weights and of seed 0.
@@ -25,7 +25,7 @@ from vidattr_bench.shared import Shared
 from vidattr_bench.substrates import bind
 from vidattr_bench.units import regular_units
 
-RESULTS = Path(__file__).parents[1] / "results" / "removal"
+RESULTS = Path(__file__).with_name("does_removal_mislead")
 MAPS = Path(tempfile.gettempdir()) / "removal_study" / "maps"
 
 NETWORKS = {"0": "tiny3d", "1": "tiny3d:seed=1", "2": "tiny3d:seed=2", "twin": "tiny3d:masked=True"}
@@ -90,7 +90,7 @@ def scores_of(explained: str, scorer: str, spec: str) -> pd.DataFrame:
 
 
 def score() -> None:
-    """results/removal/maps-A-curves-B.csv: a method's scores are kept as soon as they are there."""
+    """docs/does_removal_mislead/maps-A-curves-B.csv: a method's scores are kept as soon as they are there."""
     for explained, scorer in PASSES:
         path = RESULTS / f"maps-{explained}-curves-{scorer}.csv"
         known = pd.read_csv(path) if path.exists() else pd.DataFrame({"method": []})
@@ -130,7 +130,7 @@ def answers(model: vb.VideoModel, batch: vb.Batch, clip: int) -> dict[tuple[str,
 
 
 def rates(clips: int = 400) -> None:
-    """results/removal/rates.csv: of 400 test clips, on how many the label is still predicted."""
+    """docs/does_removal_mislead/rates.csv: of 400 test clips, on how many the label is still predicted."""
     module = vb.create("datasets", f"planted_actions:clips={clips}")
     rows = []
     for ref in module.refs():

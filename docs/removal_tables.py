@@ -1,4 +1,4 @@
-"""The tables of docs/does_removal_mislead.md, written from results/removal between the page's markers.
+"""The tables of docs/does_removal_mislead.md, written from docs/does_removal_mislead between the page's markers.
 
 python docs/removal_tables.py
 """
@@ -18,7 +18,7 @@ from scipy import stats
 
 from vidattr_bench.statistics import cluster_intervals
 
-RESULTS = Path(__file__).parents[1] / "results" / "removal"
+RESULTS = Path(__file__).with_name("does_removal_mislead")
 PAGE = Path(__file__).with_name("does_removal_mislead.md")
 METRICS = {"blur3d": "SRG, blur3d", "freeze": "SRG, freeze", "roc_auc": "roc_auc"}
 PLAIN = ("0", "1", "2")

@@ -1,6 +1,6 @@
 """KAR and ROAR on planted clips: what can a network still learn with the most relevant tubelets gone, or alone left?
 
-    python docs/retraining_study.py           # trains what results/removal/retraining.csv still lacks, a row each
+    python docs/retraining_study.py           # trains what docs/does_removal_mislead/retraining.csv still lacks, a row each
     python docs/retraining_study.py --dry-run # says what that is
 
 Hooker et al. 2019, arXiv 1806.10758. Removed tubelets are grey, the clip's colour at 0 after normalisation. Rows are
@@ -31,7 +31,7 @@ from vidattr_bench.randomness import derive
 from vidattr_bench.training import train
 from vidattr_bench.units import regular_units, removal_order
 
-RESULTS = Path(__file__).parents[1] / "results" / "removal" / "retraining.csv"
+RESULTS = Path(__file__).with_name("does_removal_mislead") / "retraining.csv"
 WORK = Path(tempfile.gettempdir()) / "removal_study"
 
 EXPLAINED = "tiny3d"
