@@ -1,6 +1,6 @@
 """Does the removal itself mislead? Maps scored by other networks too, one of them trained on clips with parts removed.
 
-    python docs/removal_study.py     # a file each pair of networks in docs/does_removal_mislead; continues where it was
+    python docs/removal_study.py     # a file for each pair of networks, beside the page; continues where it was
     python docs/removal_tables.py    # the tables of docs/does_removal_mislead.md, from these files
 
 Everything is a function of the shipped weights and of seed 0.

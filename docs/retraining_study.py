@@ -1,6 +1,6 @@
 """KAR and ROAR on planted clips: what can a network still learn with the most relevant tubelets gone, or alone left?
 
-    python docs/retraining_study.py           # trains what docs/does_removal_mislead/retraining.csv still lacks, a row each
+    python docs/retraining_study.py           # trains what retraining.csv of this page still lacks, a row each
     python docs/retraining_study.py --dry-run # says what that is
 
 Hooker et al. 2019, arXiv 1806.10758. Removed tubelets are grey, the clip's colour at 0 after normalisation. Rows are
