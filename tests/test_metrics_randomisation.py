@@ -246,6 +246,17 @@ def test_a_constant_correlation_is_never_recorded_as_zero():
         assert found.values.isnan().all()
 
 
+def test_one_constant_map_among_others_is_not_left_out_of_the_mean():
+    model = small_model()
+    first = model.net.conv1.weight.clone()
+
+    def flat_when_all_is_random(model, frames, targets, draw=0):
+        return frames.mean(1) if torch.equal(model.net.conv1.weight, first) else torch.ones_like(frames[:, 0])
+
+    made = case(flat_when_all_is_random, model)
+    assert vb.create("metrics", "model_randomisation").measure(made).reasons == ("constant_randomised_map",)
+
+
 def test_maps_of_random_networks_serve_all_metrics_that_ask_for_them():
     asked = []
     original = asking(vb.create("methods", "gradient"))
