@@ -35,7 +35,7 @@ def impute(x: Tensor, removed: Tensor, dims: int = 2, tolerance: float = 1e-3) -
     Source: Rong et al. 2022, arXiv 2202.00449, section 4.2; conjugate gradients on one V-cycle a step.
     """
     # One clip at a time stays in a CPU's cache; an accelerator wants them all.
-    chunks = removed.split(1 if x.device.type == "cpu" else len(removed))
+    chunks = torch.split(removed, 1 if x.device.type == "cpu" else len(removed))
     return torch.cat([_impute(x, chunk[:, None] != 0, dims, tolerance) for chunk in chunks])
 
 
@@ -184,12 +184,13 @@ def _along(matrix: Tensor, values: Tensor, axis: int) -> Tensor:
         return values @ matrix.T
     if axis == -2:
         return matrix @ values
-    return (matrix @ values.flatten(-2)).unflatten(-1, values.shape[-2:])
+    return (matrix @ values.flatten(-2)).view(*values.shape[:-3], len(matrix), *values.shape[-2:])
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products (M,)."""
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    products: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return products
 
 
 def _each(scalars: Tensor) -> Tensor:

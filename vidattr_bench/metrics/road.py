@@ -101,7 +101,7 @@ class RoadMorf(_Imputed):
     higher_is_better: ClassVar[bool | None] = False
     theory: ClassVar[Mapping[str, str | float]] = {
         "oracle": "< random",
-        "inverted_oracle": "> random",
+        "inverted_oracle": "> oracle",
         "random": "> oracle",
         "constant": "undefined: constant_map",
     }
@@ -127,9 +127,9 @@ class RoadLerf(_Imputed):
     """
 
     theory: ClassVar[Mapping[str, str | float]] = {
-        "oracle": "> random",
-        "inverted_oracle": "< random",
-        "random": "< oracle",
+        "oracle": "> inverted_oracle",
+        "inverted_oracle": "< oracle",
+        "random": "> inverted_oracle",
         "constant": "undefined: constant_map",
     }
 
