@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import subprocess
 import sys
 import textwrap
@@ -296,6 +297,21 @@ def test_a_third_party_stands_in_all_methods_and_in_the_table(site, tmp_path):
     )
     assert "brightness" in printed
     assert "peak" in printed
+
+
+def test_a_third_party_gates_its_own_method_in_its_own_tests(site, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{site}", "ACCEPTED": str(tmp_path / "accepted")}
+    run = "-m vidattr_bench run --dataset planted_actions:clips=4 --methods brightness --metrics roc_auc --pictures 0"
+    tests = "-m pytest -q -p vidattr_bench.pytest_plugin -p no:cacheprovider --rootdir"
+    for words in (
+        [*run.split(), "--output", str(tmp_path / "accepted")],
+        [*tests.split(), str(tmp_path), str(ROOT / "tests/plugin/tests")],
+    ):
+        done = subprocess.run(
+            [sys.executable, *words], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 def test_an_entry_point_without_its_module(site, tmp_path):

@@ -39,9 +39,14 @@ class Margin:
     lost: float = 0.0
 
 
+_COUNTED = Margin(0.0, "counted, without noise", rule="exact")
+_NOISY = Margin(math.nan, "machines differ and are shared", rule="report")
+_COSTS = {"forwards": _COUNTED, "backwards": _COUNTED, "seconds": _NOISY, "peak_memory": _NOISY}
+
+
 @dataclasses.dataclass(frozen=True)
 class Margins:
-    """The margins of a file: by label, name or pattern of a metric, else by its family."""
+    """The margins of a file: by label, name or pattern of a metric, else by its family; costs need no entry."""
 
     source: str
     metrics: Mapping[str, Margin]
@@ -59,7 +64,7 @@ class Margins:
             return Margin(math.nan, "neither direction is better", rule="report")
         pattern = next((key for key in self.metrics if "*" in key and fnmatchcase(label, key)), "")
         found = self.metrics.get(label) or self.metrics.get(_name(label)) or self.metrics.get(pattern)
-        found = found or self.families.get(str(fact.get("family")))
+        found = found or self.families.get(str(fact.get("family"))) or _COSTS.get(label)
         if found is None:
             raise RunError(
                 f"{self.source}: no margin for the metric {label} (family {fact.get('family') or 'unknown'}); add an "
