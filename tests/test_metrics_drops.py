@@ -148,8 +148,11 @@ def test_nothing_drops_where_the_map_is_high_nearly_everywhere():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_constant_map_is_undefined_and_its_neighbour_is_not(name):
     maps = noise(7)
+    expected = measured(name, case_of(small_model(), maps))
     maps[1] = 0.1
-    assert plugins.create("metrics", name).measure(case_of(small_model(), maps)).reasons == ("", "constant_map", "")
+    found = plugins.create("metrics", f"{name}:substrate=mean").measure(case_of(small_model(), maps))
+    assert found.reasons == ("", "constant_map", "")
+    assert found.values[[0, 2]].tolist() == pytest.approx([expected[0], expected[2]], abs=1e-6)
 
 
 def test_the_three_share_one_forward_a_map_and_substrate():
