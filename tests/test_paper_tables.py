@@ -150,6 +150,15 @@ def test_runs_are_never_averaged(two_runs):
         assert cell.mean == f"{own.mean():.3f}"
 
 
+def test_the_columns_of_a_run_stay_together_where_they_fit(two_runs):
+    runs, choice = choose(open_runs(two_runs), Choice(metrics=("srg", "roc_auc")))
+    assert [block.runs() for block in layout(runs, choice, 100).blocks] == [
+        [("planted_actions, tiny3d", 2)],
+        [("planted_actions, r3d_18", 2)],
+    ]
+    assert len(layout(runs, choice, 200).blocks) == 1
+
+
 def test_what_makes_runs_incomparable_is_said(two_runs):
     text = " ".join(grid_of(two_runs, metrics=("srg",)).warnings)
     assert "precision (32-true or bf16-mixed)" in text
@@ -157,6 +166,7 @@ def test_what_makes_runs_incomparable_is_said(two_runs):
     changed = facts_of()
     changed["metrics"]["srg"]["version"] = "2"
     assert list(differences([facts_of(), changed])) == ["the code of srg"]
+    assert list(differences([facts_of(), changed], {"roc_auc"})) == []
     assert list(differences([facts_of(), facts_of()])) == []
 
 

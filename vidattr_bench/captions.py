@@ -137,7 +137,9 @@ def warnings(runs: Sequence[RunSummary], blocks: Sequence[Block]) -> Iterator[st
         where = f"{run.name}: " if len(runs) > 1 else ""
         yield from (f"{where}{text}" for text in _warnings_of(run))
     yield from dict.fromkeys(_small_columns(runs, blocks))
-    different = list(differences([run.facts for run in runs]))
+    shown = {line.label for block in blocks for line in block.lines}
+    shown |= {header.metric for block in blocks for header in block.headers}
+    different = list(differences([run.facts for run in runs], shown))
     if different:
         yield f"the runs also differ in {'; '.join(different)}: their numbers are not comparable where that matters."
 

@@ -155,7 +155,8 @@ class _Table:
     def blocks(self) -> Iterator[Block]:
         """All blocks, those of cost last."""
         if self.choice.metrics:
-            yield from self._packed("", [[column] for column in self._columns(self.metrics, self._subset())])
+            runs = [self._columns(self.metrics, self._subset(), run=run) for run in self.runs]
+            yield from self._packed("", [part for columns in runs for part in self._undivided(columns)])
             return
         for title, metrics in sorted(self._sections().items(), key=lambda section: section[0] == "Cost"):
             subsets = ("all", "correct") if title.startswith("Localisation") else ("all",)
@@ -164,6 +165,11 @@ class _Table:
             if not self.choice.subset and title != "Cost":
                 unequal = [m for m in metrics if any(self._is_unequal(run, m) for run in self.runs)]
                 yield from self._packed(f"{title}, shared clips", [[c] for c in self._columns(unequal, "shared")])
+
+    def _undivided(self, columns: list[Column]) -> list[list[Column]]:
+        """The columns of a run as one part where a block has room for them, else each for itself."""
+        width = sum(_Drawn(column, self.order, with_substrate=True).width for column in columns)
+        return [columns] if width <= self.room else [[column] for column in columns]
 
     def _subset(self) -> str:
         return self.choice.subset or "all"

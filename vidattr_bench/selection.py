@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -113,8 +113,11 @@ def run_names(runs: Sequence[Facts], folders: Sequence[str]) -> list[str]:
     return [f"{name}, {folder}" if names.count(name) > 1 else name for name, folder in zip(names, folders, strict=True)]
 
 
-def differences(runs: Sequence[Facts]) -> Iterator[str]:
-    """What makes numbers of these runs incomparable, beside that they are of other clips or another model."""
+def differences(runs: Sequence[Facts], shown: Collection[str] | None = None) -> Iterator[str]:
+    """What makes numbers of these runs incomparable, beside that they are of other clips or another model.
+
+    Of methods and metrics, those whose labels are `shown`; all by default.
+    """
     if len(runs) < 2:
         return
     natural = {"batch_size"}
@@ -128,7 +131,8 @@ def differences(runs: Sequence[Facts]) -> Iterator[str]:
         if len(values) > 1:
             yield f"{key.replace('_', ' ')} ({' or '.join(values)})"
     for kind in ("methods", "metrics"):
-        labels = [label for label in together(runs, kind) if len(_versions(runs, kind, label)) > 1]
+        labels = [label for label in together(runs, kind) if shown is None or label in shown]
+        labels = [label for label in labels if len(_versions(runs, kind, label)) > 1]
         if labels:
             yield f"the code of {', '.join(labels)}"
 
