@@ -377,3 +377,26 @@ def test_plots_of_two_runs_lie_apart(capsys, tmp_path, two_runs):
     ]
     assert main(command) == 0
     assert len(list((tmp_path / "plots").glob("*/overview.png"))) == 2
+
+
+def test_a_terminal_shows_the_first_of_every_family_where_metrics_are_many():
+    metrics = {
+        f"m{at}": {
+            "family": "faithfulness" if at < 12 else "localisation",
+            "higher_is_better": True,
+            "substrate": f"s{at}",
+        }
+        for at in range(24)
+    }
+    metrics["m5"]["primary"] = True
+    facts = {**facts_of(), "metrics": metrics}
+    rows = [{**row, "metric": metric} for row in score_rows(clips=4) if row["metric"] == "srg" for metric in metrics]
+    no_costs = pd.DataFrame(columns=["clip", "method", "step", "seconds", "forwards", "backwards", "memory"])
+    run = RunSummary("run", tables.summarise(pd.DataFrame(rows), no_costs, facts, tested=()), facts)
+    page = tables.render([run], "console", Choice())
+    shown = {metric for metric in metrics if re.search(rf"\b{metric}\b ", page)}
+    assert shown == {"m0", "m5", "m12"}
+    assert "Not shown" in page
+    everything = tables.render([run], "console", Choice(metrics=tuple(metrics)))
+    assert all(re.search(rf"\b{metric}\b ", everything) for metric in metrics)
+    assert all(f"| {metric}" in page for page in [tables.render([run], "markdown", Choice())] for metric in metrics)
