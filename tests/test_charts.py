@@ -156,3 +156,12 @@ def test_reliability_has_a_row_for_every_metric(tmp_path, drawn):
     assert set(labels(drawn[0])) == set(METRICS)
     alpha = drawn[0].axes[0].lines[0].get_xdata()
     assert alpha == pytest.approx([1, 1, 1], abs=0.05)
+
+
+def test_nothing_of_a_figure_overlaps_its_legend(tmp_path, drawn):
+    charts.draw_forest(scores_of(9), "srg", facts_of(9), tmp_path)
+    charts.draw_cost(summary_of({"a": (0.2, 1, 0), "b": (0.4, 2, 0)}), "srg", facts_of(1), tmp_path)
+    for figure in drawn:
+        legend, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_tightbbox()
+        assert legend.y1 <= axes.y0 + 1
+        assert 0 <= axes.x0 < axes.x1 <= figure.bbox.width

@@ -105,9 +105,9 @@ def _dots(
             axes = figure.subplots()
             _draw_intervals(axes, part, facts, zero=zero)
             axes.set_xlim(min(limits) - margin, max(limits) + margin)
-            figure.supxlabel(f"{printable(label)}\n{printable(detail)}", fontsize=7.5)
+            axes.set_xlabel(printable(label), fontsize=8)
             axes.set_title(printable(title + number), fontsize=9, loc="left")
-            _family_legend(figure, [family_of(facts, method) for method in intervals])
+            _family_legend(figure, [family_of(facts, method) for method in intervals], title=printable(detail))
         files += save(figure, stem.with_name(stem.name + (f"-{page + 1}" if page else "")))
     return files
 
@@ -130,12 +130,14 @@ def _draw_intervals(axes: Axes, part: Mapping[str, Interval], facts: Facts, *, z
     sns.despine(ax=axes, left=True)
 
 
-def _family_legend(figure: Figure, families: Sequence[str], extra: Sequence[Line2D] = ()) -> None:
+def _family_legend(figure: Figure, families: Sequence[str], extra: Sequence[Line2D] = (), title: str = "") -> None:
     handles = [
         Line2D([], [], linestyle="none", markersize=4.5, label=family, **family_style(family))
         for family in sorted(set(families), key=_family_place)
     ]
-    figure.legend(handles=[*handles, *extra], loc="outside lower center", ncols=3, fontsize=7)
+    figure.legend(
+        handles=[*handles, *extra], loc="outside lower center", ncols=3, fontsize=7, title=title, title_fontsize=7
+    )
 
 
 def _family_place(family: str) -> int:
@@ -166,7 +168,7 @@ def draw_cost(summary: pd.DataFrame, metric: str, facts: Facts, folder: Path) ->
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.tick_params(labelsize=7.5)
-        axes.set_xlabel("clips sent through the network for one map, forward + backward (controls: none)", fontsize=8)
+        axes.set_xlabel("clips sent forward + backward for one map (controls: none)", fontsize=8)
         arrow = "↑" if direction > 0 else "↓"
         axes.set_ylabel(printable(f"{metric} {arrow}"), fontsize=8)
         axes.grid(color="0.92", linewidth=0.6)
