@@ -21,7 +21,7 @@ from vidattr_bench.text import markdown
 
 PAGE = Path(__file__).with_name("metrics.md")
 FINDINGS = Path(__file__).with_name("metrics_findings.md")
-COPIES = 60
+COPIES = 20
 COPIES_EXPLAINED = 2
 THEORY = "## What theory says of control maps"
 _NOTE = (

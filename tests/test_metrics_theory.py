@@ -28,6 +28,15 @@ def test_controls_get_what_theory_says(text):
     assert not theory.broken(metric, theory.measure(metric, found), found["oracle"].batch.tubes)
 
 
+@pytest.mark.parametrize("text", presets()["all"])
+def test_a_constant_map_gets_the_chance_level_where_it_has_a_value(text):
+    metric = plugins.create("metrics", text)
+    measured = theory.measure(metric, {"constant": cases(bool(metric.explains))["constant"]})["constant"]
+    if measured.chance is not None:
+        known = ~measured.values.isnan()
+        torch.testing.assert_close(measured.values[known], measured.chance[known], rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", plugins.available("metrics"))
 def test_theory_says_something_of_every_control_or_why_not(name):
     claims = plugins.load("metrics", name).theory
