@@ -182,6 +182,7 @@ class Metric(ABC):
         explains: how many times it explains a clip again; such a metric is measured on a declared sample of clips.
         reads_promise: whether it asks for what relevance adds up to in theory, at the method's `promise_cost`.
         primary: whether it is an endpoint declared in advance, which tables and plots put first.
+        derives: what a whole run makes of it beside the mean (`statistics.derived`): log2_skill or static_share.
         presets: names under which `--metrics` runs it, with the options there: {"default": ("", "substrate=freeze")}.
         units: what the value is measured in, with its range.
         theory: what the maps `oracle` (1 in the tubes, 0 elsewhere), `inverted_oracle` (1 - oracle), `random` (uniform
@@ -196,6 +197,7 @@ class Metric(ABC):
     explains: ClassVar[int] = 0
     reads_promise: ClassVar[bool] = False
     primary: ClassVar[bool] = False
+    derives: ClassVar[str] = ""
     presets: ClassVar[dict[str, tuple[str, ...]]] = {}
     units: ClassVar[str] = ""
     theory: ClassVar[Mapping[str, str | float]] = {}

@@ -104,6 +104,7 @@ def metric_facts(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
             "summary": _summary(metric),
             "spec": plugins.full_spec("metrics", metric, places=False),
             "primary": metric.primary,
+            "derives": metric.derives,
             "explains": metric.explains,
             "version": plugins.version(metric),
         }

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vidattr_bench import pictures, plots, tables
+from vidattr_bench.comparisons import DERIVED_COLUMNS, derived
 from vidattr_bench.errors import DataError, RunError
 from vidattr_bench.selection import Choice, RunSummary, pick, run_names
 from vidattr_bench.store import Store, open_run, write_atomically
@@ -143,9 +144,11 @@ def finish(store: Store, console: Console) -> None:
 
 
 def write_tables(results: Results) -> None:
-    """Write summary.csv, summary.md and summary.tex."""
+    """Write summary.csv, summary.md, summary.tex, and derived.csv where metrics derive anything from the whole run."""
     runs, _ = choose([results], Choice())
     write_atomically(results.folder / "summary.csv", tables.csv(results.summary).encode())
+    if not (table := derived(results.scores, results.facts)).empty:
+        write_atomically(results.folder / "derived.csv", tables.csv(table, DERIVED_COLUMNS).encode())
     write_atomically(results.folder / "summary.md", tables.render(runs, "markdown", Choice()).encode())
     write_atomically(results.folder / "summary.tex", tables.render(runs, "latex", Choice()).encode())
 

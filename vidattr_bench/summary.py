@@ -21,7 +21,7 @@ COLUMNS = [
     *("method", "metric", "subset", "clips", "groups", "mean", "low", "high", "chance"),
     *("defined", "undefined", "failed", "not_applicable"),
     *("difference", "difference_low", "difference_high", "reason"),
-    *("class_mean", "tied"),
+    *("class_mean", "tied", "class_low", "class_high"),
 ]
 RESAMPLES, ALPHA = 10_000, 0.05
 COST_FACTS: dict[str, dict[str, Any]] = {
@@ -69,10 +69,11 @@ def summarise(
     draws of a stochastic method are averaged within a clip first; a clip is defined where any draw is. `difference` is
     the paired difference to the method that `facts` calls chance, as raw values. `reason` is the most frequent one of
     what failed, else of what does not apply, else of what is undefined. Costs are those of one attribution.
-    `class_mean` is the mean over classes of the means over their clips; with `mean=class` so are `mean`, `difference`
-    and their intervals. `tied` tells the informed methods that are not significantly worse than the best of them, the
-    best itself included (`statistics.tied_with_best`, of means over clips); the metrics `tested` for that are the
-    primary endpoints by default, since one metric of fifty methods takes seconds. `metrics` restricts the rows.
+    `class_mean` is the mean over classes of the means over their clips, with its interval; with `mean=class` so are
+    `mean`, `difference` and their intervals. `tied` tells the informed methods that are not significantly worse than
+    the best of them, the best itself included (`statistics.tied_with_best`, of means over clips); the metrics `tested`
+    for that are the primary endpoints by default, since one metric of fifty methods takes seconds. `metrics` restricts
+    the rows.
 
     Raises:
         DataError: the scores are of more than one data set, split, model or weights.
@@ -174,7 +175,8 @@ def _rows(
     asked = chosen if subset == "correct" else pd.Series(True, index=clips.index)
     value, chance, own = cells.value[chosen], cells.chance[chosen], clips[chosen]
     differences = _differences(value, own, facts, mean)
-    class_means = value.groupby(own["label"]).mean().mean()
+    named = own["label"].notna()
+    classes = _by_method(value[named], own[named], "class")
     tied = _tied(cells.metric, value, own, facts) if test else set()
     for method, interval in _by_method(value, own, mean).items():
         difference = differences.get(method, _NONE)
@@ -192,8 +194,10 @@ def _rows(
             "difference": difference.mean,
             "difference_low": difference.low,
             "difference_high": difference.high,
-            "class_mean": class_means.get(method, np.nan),
+            "class_mean": classes[method].mean,
             "tied": method in tied,
+            "class_low": classes[method].low,
+            "class_high": classes[method].high,
         }
 
 

@@ -46,9 +46,9 @@ def _plain(runs: Sequence[RunSummary], choice: Choice) -> str:
     return str(page.file.getvalue())  # type: ignore[attr-defined]
 
 
-def csv(summary: pd.DataFrame) -> str:
-    """The summary as comma-separated values, ten digits a number, so that equal results are equal bytes."""
-    return str(summary.to_csv(index=False, columns=COLUMNS, float_format="%.10g", lineterminator="\n"))
+def csv(table: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> str:
+    """A summary as comma-separated values, ten digits a number, so that equal results are equal bytes."""
+    return str(table.to_csv(index=False, columns=list(columns), float_format="%.10g", lineterminator="\n"))
 
 
 def tidy(runs: Sequence[RunSummary], choice: Choice) -> str:

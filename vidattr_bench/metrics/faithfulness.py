@@ -114,6 +114,7 @@ class SRG(CurveMetric):
     name: ClassVar[str] = "srg"
     reference: ClassVar[str] = "Bluecher 2024, arXiv 2401.06654"
     primary: ClassVar[bool] = True
+    derives: ClassVar[str] = "static_share"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {
         "default": ("", "substrate=freeze"),
         "faithfulness": ("", "substrate=freeze"),

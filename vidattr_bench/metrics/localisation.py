@@ -97,6 +97,7 @@ class TubeMass(_Localisation):
     """
 
     reference: ClassVar[str] = "Wang 2020, arXiv 1910.01279, section 4.3; Arras 2022, arXiv 2003.07258"
+    derives: ClassVar[str] = "log2_skill"
     units: ClassVar[str] = "share of positive relevance, in [0, 1]"
     theory: ClassVar[Mapping[str, str | float]] = {
         "oracle": 1,
