@@ -22,7 +22,9 @@ from vidattr_bench.metric import Case, Cost, Explain, Measurement, Metric
 from vidattr_bench.model import ClipInput, VideoModel
 from vidattr_bench.shared import Shared
 
-CONTROLS = ("oracle", "inverted_oracle", "random", "constant")
+_DRAWN = "random"
+_TOLD = ("oracle", "inverted_oracle")
+CONTROLS = (*_TOLD, _DRAWN, "constant")
 SIZE = (16, 7, 14)
 _BLIND = "it cannot explain another clip"
 _EXACT = 1e-9
@@ -69,19 +71,23 @@ def known_clips(copies: int) -> Batch:
 
 
 def control(name: str, batch: Batch, draw: int = 0) -> Tensor:
-    """The map (N, T, H, W) of a control."""
-    if name == "oracle":
-        return batch.tubes.float()
-    if name == "inverted_oracle":
-        return 1 - batch.tubes.float()
-    if name == "constant":
-        return torch.ones(batch.tubes.shape)
-    return torch.stack([torch.rand(SIZE, generator=randomness.generator(draw, id, "random map")) for id in batch.ids])
+    """The map (N, T, H, W) of a control; `draw` counts for the random one alone."""
+    maps: dict[str, Callable[[], Tensor]] = {
+        "oracle": lambda: batch.tubes.float(),
+        "inverted_oracle": lambda: 1 - batch.tubes.float(),
+        _DRAWN: lambda: torch.stack([_noise(id, draw) for id in batch.ids]),
+        "constant": lambda: torch.ones(batch.tubes.shape),
+    }
+    return maps[name]()
+
+
+def _noise(id: str, draw: int) -> Tensor:
+    return torch.rand(SIZE, generator=randomness.generator(draw, id, "random map"))
 
 
 def _explain(name: str, batch: Batch) -> Explain:
     def explain(model: VideoModel, frames: Tensor, targets: Tensor, draw: int = 0) -> Tensor:
-        if "oracle" in name:
+        if name in _TOLD:
             raise NotApplicableError(_BLIND)
         return control(name, batch, draw)
 
@@ -220,9 +226,7 @@ def _holds(metric: Metric, name: str, claim: Claim, found: Mapping[str, Measurem
     if not len(differences):
         return False
     if claim.relation == "=":
-        return _is_zero(
-            differences, in_expectation="random" in (name, claim.operand) or _control(claim.operand) in found
-        )
+        return _is_zero(differences, in_expectation=_DRAWN in (name, claim.operand) or _control(claim.operand) in found)
     mean = float(differences.mean())
     return {"<": mean < -_EXACT, ">": mean > _EXACT, "<=": mean <= _EXACT, ">=": mean >= -_EXACT}[claim.relation]
 
