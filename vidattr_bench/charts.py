@@ -24,6 +24,7 @@ from vidattr_bench.text import printable, slug
 _PER_PAGE = 34  # methods that stand below each other
 LABEL = 44  # characters of a label
 CONTROL = "control"
+_CALLS = {"forwards", "backwards"}
 
 
 def draw_forest(scores: pd.DataFrame, metric: str, facts: Facts, folder: Path, *, reference: str = "") -> list[Path]:
@@ -179,9 +180,9 @@ def draw_cost(summary: pd.DataFrame, metric: str, facts: Facts, folder: Path) ->
 
 def _cost_points(summary: pd.DataFrame, metric: str, facts: Facts) -> pd.DataFrame:
     means = summary[summary["subset"] == "all"].pivot_table(index="method", columns="metric", values="mean")
-    if metric not in means or not {"forwards", "backwards"} <= set(means):
+    if metric not in means or not _CALLS.issubset(means):
         return pd.DataFrame(columns=["mean", "cost", "family"])
-    points = pd.DataFrame({"mean": means[metric], "cost": means["forwards"] + means["backwards"]}).dropna()
+    points = pd.DataFrame({"mean": means[metric], "cost": means[sorted(_CALLS)].sum(axis=1, skipna=False)}).dropna()
     return points.assign(family=[family_of(facts, str(method)) for method in points.index])
 
 

@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0, 1 (a cell failed), 2 (bad usage), 130 (stopped), or that of compare."""
+    """Run one command; returns its exit status: 0, 1 (a cell failed), 2 (bad usage), 130 (stopped), or compare's."""
     parser, commands = _build()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
