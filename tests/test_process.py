@@ -31,8 +31,7 @@ def page_faults(tune):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone can be told")
 def test_a_tuned_process_clears_freed_memory_once_only():
-    assert page_faults("") > 10 * 1000
-    assert page_faults("process.tune()") < 1000
+    assert page_faults("process.tune()") < page_faults("") / 10
 
 
 def test_waiting_threads_sleep_unless_the_environment_says_otherwise(monkeypatch):
