@@ -17,6 +17,7 @@ from vidattr_bench.figures import GREY, save, short, theme
 from vidattr_bench.sheets import sheet
 from vidattr_bench.summary import Facts, metric_facts
 
+_DARK = 0.7  # a correlation whose cell needs white print
 _MEASURES = {
     "krippendorff_alpha": ("Krippendorff's alpha", "o"),
     "li_alpha": ("Li's alpha", "^"),
@@ -102,6 +103,8 @@ def _heat_map(table: np.ndarray[Any, Any], labels: Sequence[str], methods: str, 
             linewidths=0.5,
             cbar_kws={"shrink": 0.6},
         )
+        for number in axes.texts:
+            number.set_color("white" if abs(float(number.get_text())) > _DARK else "0.1")
         names = [short(label, LABEL) for label in labels]
         figure.axes[-1].tick_params(labelsize=7)
         axes.set_xticks(np.arange(n) + 0.5, names, rotation=90, fontsize=small)
