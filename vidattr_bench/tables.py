@@ -22,6 +22,7 @@ from vidattr_bench.summary import COLUMNS, metric_facts, summarise
 __all__ = ["FORMATS", "console", "csv", "markdown", "render", "summarise", "tidy"]
 _SHOWN = 20  # metrics that a terminal shows unasked
 _WIDE = 100_000
+_WIDTHS = {"latex": 96}  # characters that fit a line of the article class
 FORMATS = ("console", "latex", "markdown", "csv", "html")
 
 
@@ -37,7 +38,7 @@ def render(runs: Sequence[RunSummary], style: str, choice: Choice) -> str:
         return _plain(runs, choice)
     write = {"latex": latex.document, "markdown": markdown, "html": styled.page}[style]
     wide = style == "html" and choice.metrics
-    return write(layout(runs, choice, _WIDE if wide else 110))
+    return write(layout(runs, choice, _WIDE if wide else _WIDTHS.get(style, 110)))
 
 
 def _plain(runs: Sequence[RunSummary], choice: Choice) -> str:
