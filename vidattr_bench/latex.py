@@ -116,7 +116,7 @@ def _label(line: Line) -> str:
     name, colon, options = line.label.partition(":")
     if len(line.label) <= _LONG or not options:
         return rf"\texttt{{{tex(line.label)}}}"
-    rows = [rf"\quad\scriptsize\texttt{{{tex(part)}}}" for part in _wrapped(options, _LONG + 8)]
+    rows = [rf"\quad\scriptsize\texttt{{{tex(part)}}}" for part in _wrapped(options, _LONG)]
     return r"\begin{tabular}[t]{@{}l@{}}" + r" \\ ".join([rf"\texttt{{{tex(name + colon)}}}", *rows]) + r"\end{tabular}"
 
 

@@ -22,7 +22,7 @@ from vidattr_bench.summary import COLUMNS, metric_facts, summarise
 __all__ = ["FORMATS", "console", "csv", "markdown", "render", "summarise", "tidy"]
 _SHOWN = 20  # metrics that a terminal shows unasked
 _WIDE = 100_000
-_WIDTHS = {"latex": 96}  # characters that fit a line of the article class
+_WIDTHS = {"latex": 100}  # characters that fit a line of the article class
 FORMATS = ("console", "latex", "markdown", "csv", "html")
 
 
