@@ -301,8 +301,9 @@ def test_a_third_party_stands_in_all_methods_and_in_the_table(site, tmp_path):
 
 def test_a_third_party_gates_its_own_method_in_its_own_tests(site, tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{site}", "ACCEPTED": str(tmp_path / "accepted")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # where the package is installed, it would be loaded twice
     run = "-m vidattr_bench run --dataset planted_actions:clips=4 --methods brightness --metrics roc_auc --pictures 0"
-    tests = "-m pytest -q -p vidattr_bench.pytest_plugin -p no:cacheprovider --rootdir"
+    tests = f"-m pytest -q -c {os.devnull} -p vidattr_bench.pytest_plugin -p no:cacheprovider --rootdir"
     for words in (
         [*run.split(), "--output", str(tmp_path / "accepted")],
         [*tests.split(), str(tmp_path), str(ROOT / "tests/plugin/tests")],

@@ -27,7 +27,8 @@ def pytest_of(tmp_path, body):
     """Exit status of pytest on a test file in a fresh interpreter, and what it says."""
     (tmp_path / "test_theirs.py").write_text(body)
     words = ["-q", "-p", "vidattr_bench.pytest_plugin", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Where the package is installed its entry point would load the plugin a second time.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", *words, str(tmp_path)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
