@@ -218,7 +218,15 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(tmp_path):
     ]
     command += ["--output", str(tmp_path / "run"), "--methods", "gradient", "--metrics", "srg", "--pictures", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # A shell's background job ignores Ctrl-C, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while process.poll() is None and len(list(tmp_path.glob("run/scores/0*.parquet"))) < 2:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
