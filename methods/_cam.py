@@ -62,8 +62,6 @@ class LayerMap(ClassActivationMap):
     """Base of those that read any layer: where it is named, the model needs no feature layer.
 
     Attributes:
-        sign: signed or absolute, where `relu=false` leaves a sign.
-        relu: whether negative evidence is cut off.
         layer: the layer read; by default the model's feature layer.
         back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
 
@@ -96,10 +94,6 @@ class GradientMap(LayerMap):
     """Base of those whose weights are a function of the activations A and of the score's gradient g at them.
 
     Attributes:
-        sign: signed or absolute, where `relu=false` leaves a sign.
-        relu: whether negative evidence is cut off.
-        layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
         score: the target's logit or probability.
     """
 

@@ -114,8 +114,6 @@ class ReversedNetwork(ChannelPooled):
     """Base of SaliNet, DeConvNet and DeSaliNet.
 
     Attributes:
-        pool: max_abs, l2, sum_abs or sum over the channels.
-        sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
         unpool: where a signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
         score: the target's logit or probability.
     """

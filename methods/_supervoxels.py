@@ -54,7 +54,6 @@ class SupervoxelMethod(SignedMethod):
     """Base of methods that replace supervoxels and ask for the target's score.
 
     Attributes:
-        sign: signed or absolute.
         segments: number of supervoxels, about.
         spacing: the distance from a frame to the next, in pixels: below 1 supervoxels reach over many frames.
         compactness: what distance counts against colour.

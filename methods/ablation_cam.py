@@ -24,10 +24,6 @@ class AblationCAM(LayerMap):
     the paper divides by y, which turns the map round where a logit is negative.
 
     Attributes:
-        sign: signed or absolute, where `relu=false` leaves a sign.
-        layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
-        relu: whether negative evidence is cut off.
         ablation: what an ablated channel is set to: zero, or its mean over (t, h, w), from which a linear head on the
             layer's global average can tell nothing; for earlier layers, then.
         score: the target's logit or probability.

@@ -28,7 +28,6 @@ class AdaptiveOcclusion(SignedMethod):
     volume comes, relevance is 0.
 
     Attributes:
-        sign: signed or absolute.
         size: side of a box as a share of H; the paper's 16 of 112 pixels.
         stride: distance from one box to the next, as a share of the side.
         similar: further volumes that are replaced with each.

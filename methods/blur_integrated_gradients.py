@@ -26,7 +26,6 @@ class BlurIntegratedGradients(SignedMethod):
     its score minus that of the fully blurred clip, but for the error of the integration.
 
     Attributes:
-        sign: signed or absolute.
         sigma_max: where the path begins, as a share of the height H; the authors' 50 pixels of 224.
         steps: steps of the path, equal in sigma.
         score: the target's logit or probability.

@@ -17,10 +17,6 @@ class CAM(ClassActivationMap):
     """Activations of the layer that the linear head pools, each channel weighted by the head's weight for the target.
 
     The sum over the channels is enlarged linearly; saliency tubes enlarge the same sum by cubic splines.
-
-    Attributes:
-        sign: signed or absolute.
-        relu: whether negative evidence is cut off.
     """
 
     family = "CAM"

@@ -15,12 +15,6 @@ class DeConvNet(ReversedNetwork):
     Max-pooling sends a signal to the switches of the forward pass or to the centre of its window, LRN lets it through,
     convolutions transpose, biases drop. Forward information enters only through the switches: without max-pooling the
     map is the same for every clip.
-
-    Attributes:
-        pool: max_abs, l2, sum_abs or sum over the channels.
-        sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
-        unpool: where a signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
-        score: the target's logit or probability.
     """
 
     family = "reversed network"

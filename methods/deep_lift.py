@@ -26,7 +26,6 @@ class DeepLIFT(SignedMethod):
     difference of the two logits.
 
     Attributes:
-        sign: signed or absolute.
         baseline: white, or black, mean or blur, as the substrates of these names.
     """
 

@@ -22,9 +22,6 @@ class EigenCAM(LayerMap):
     mean activation.
 
     Attributes:
-        sign: signed or absolute, where `relu=false` leaves a sign.
-        layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
         relu: whether what lies below the mean is cut off.
     """
 

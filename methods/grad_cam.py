@@ -19,12 +19,7 @@ class GradCAM(GradientMap):
     the layer's global average, the gradient is constant over each channel and the two poolings give one map.
 
     Attributes:
-        sign: signed or absolute, where `relu=false` leaves a sign.
         pool: mean of the gradients over (t, h, w): volume, or over (h, w): frame.
-        layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
-        relu: whether negative evidence is cut off.
-        score: the target's logit or probability.
     """
 
     family = "CAM"

@@ -22,9 +22,6 @@ class GradCAMPlusPlus(LayerMap):
     whose exponential the closed form of alpha rests, and the activations are meant to follow on a ReLU.
 
     Attributes:
-        sign: signed or absolute, where `relu=false` leaves a sign.
-        layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
         relu: whether negative evidence is cut off; there is some only where activations are negative.
     """
 

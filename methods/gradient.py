@@ -13,12 +13,6 @@ class Gradient(ReversedNetwork):
 
     As a reversed network this is SaliNet: a signal passes a ReLU back where the ReLU's input was positive. It is the
     gradient as long as the signal leaves max-pooling by the switches.
-
-    Attributes:
-        pool: max_abs, l2, sum_abs or sum over the channels.
-        sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
-        unpool: where a signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
-        score: the target's logit or probability.
     """
 
     family = "gradient"

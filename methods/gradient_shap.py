@@ -27,7 +27,6 @@ class GradientSHAP(SignedMethod):
     every draw.
 
     Attributes:
-        sign: signed or absolute.
         baseline: black, white, mean or blur, or `any` of the four, drawn for each sample.
         samples: points at which the gradient is taken; 200 as in the authors' code.
         noise: standard deviation of Gaussian noise on the clip in each sample, as a share of the clip's range.

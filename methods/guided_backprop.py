@@ -14,12 +14,6 @@ class GuidedBackprop(ReversedNetwork):
 
     This is DeSaliNet: the rule of the gradient and the rule of DeConvNet at once. Max-pooling sends a signal to the
     switches of the forward pass or to the centre of its window, LRN lets it through.
-
-    Attributes:
-        pool: max_abs, l2, sum_abs or sum over the channels.
-        sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
-        unpool: where a signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
-        score: the target's logit or probability.
     """
 
     family = "reversed network"

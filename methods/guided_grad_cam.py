@@ -20,7 +20,6 @@ class GuidedGradCAM(ChannelPooled):
     """Guided backpropagation times Grad-CAM enlarged to the clip: the voxels' detail where the class has evidence.
 
     Attributes:
-        sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
         pool: max_abs, l2, sum_abs or sum over the channels of guided backpropagation.
         unpool: where its signal leaves a max-pooling window: at the maximum (switches) or at the window's centre.
         cam: Grad-CAM's mean of the gradients over (t, h, w): volume, or over (h, w): frame.

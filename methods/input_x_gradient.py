@@ -20,7 +20,6 @@ class InputXGradient(SignedMethod):
     normalises to 0 gets no relevance, whatever the network makes of it.
 
     Attributes:
-        sign: signed or absolute.
         score: the target's logit or probability.
     """
 

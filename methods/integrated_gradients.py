@@ -27,7 +27,6 @@ class IntegratedGradients(SignedMethod):
     which the clip equals the baseline gets no relevance.
 
     Attributes:
-        sign: signed or absolute.
         baseline: white, or black, mean or blur, as the substrates of these names.
         steps: points of the path at which the gradient is taken.
         score: the target's logit or probability.

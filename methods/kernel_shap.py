@@ -23,12 +23,7 @@ class KernelShap(SupervoxelMethod):
     to the score of the clip minus that of the clip with everything replaced.
 
     Attributes:
-        sign: signed or absolute.
-        segments: number of supervoxels, about.
-        spacing: the distance from a frame to the next, in pixels: below 1 supervoxels reach over many frames.
-        compactness: what distance counts against colour.
         substrate: what replaces a supervoxel that does not take part.
-        score: the target's logit or probability.
         samples: coalitions scored, an even number; None is 2 S + 2048, as in the authors' code. Fewer than some four a
             supervoxel leave noise.
 

@@ -18,11 +18,7 @@ class LayerCAM(GradientMap):
     layer before.
 
     Attributes:
-        sign: signed or absolute, where `relu=false` leaves a sign.
-        layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
         relu: whether negative evidence is cut off; there is some only where activations are negative.
-        score: the target's logit or probability.
     """
 
     family = "CAM"

@@ -16,14 +16,6 @@ from ._supervoxels import SupervoxelClip, SupervoxelMethod
 class LeaveOneOut(SupervoxelMethod):
     """How much the target's score drops when a supervoxel alone is replaced.
 
-    Attributes:
-        sign: signed or absolute.
-        segments: number of supervoxels, about.
-        spacing: the distance from a frame to the next, in pixels: below 1 supervoxels reach over many frames.
-        compactness: what distance counts against colour.
-        substrate: what replaces a supervoxel.
-        score: the target's logit or probability.
-
     Raises:
         PluginError: the substrate is unknown.
         ValueError: segments, spacing or compactness is not positive.

@@ -24,12 +24,6 @@ class LIME(SupervoxelMethod):
     a superpixel by its mean colour.
 
     Attributes:
-        sign: signed or absolute.
-        segments: number of supervoxels, about.
-        spacing: the distance from a frame to the next, in pixels: below 1 supervoxels reach over many frames.
-        compactness: what distance counts against colour.
-        substrate: what replaces a supervoxel.
-        score: the target's logit or probability.
         samples: clips scored, the whole one included.
         width: of the kernel, as the authors count it: a sample weighs sqrt(exp(-d^2 / width^2)).
         ridge: penalty on the squared weights, 0 for ordinary least squares.

@@ -32,7 +32,6 @@ class LRP(SignedMethod):
     stands elsewhere passes relevance on. What biases take is lost, the rest adds up to the logit.
 
     Attributes:
-        sign: signed or absolute.
         composite: epsilon_plus, or epsilon_alpha2_beta1, which also follows what spoke against.
         epsilon: stabilises the denominators of the rules.
 

@@ -22,7 +22,6 @@ class Occlusion(SignedMethod):
     Windows reach over the borders, so that a voxel at the border is covered as often as any other.
 
     Attributes:
-        sign: signed or absolute.
         frames: length of a window, at most that of the clip.
         size: height and width of a window as shares of H and W.
         frame_stride: frames from one window to the next, at most `frames`.

@@ -25,7 +25,6 @@ class SaliencyTubes(SignedMethod):
     No ReLU, no bias; the sum is enlarged in time and space by cubic splines.
 
     Attributes:
-        sign: signed or absolute.
         weight_threshold: leave out channels whose weight, min-max scaled over the target's weights, lies below it.
         activation_threshold: set activations below this fraction of their channel's maximum to 0.
         zoom: aligned keeps the centres of cells in place; authors is scipy's default, which moves them to the border.

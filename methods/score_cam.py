@@ -26,10 +26,6 @@ class ScoreCAM(LayerMap):
     clip shows where the mask is 1, and the substrate where it is 0. The map is ReLU(sum_j w_j A_j).
 
     Attributes:
-        sign: signed or absolute, where `relu=false` leaves a sign.
-        layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
-        relu: whether negative evidence is cut off.
         weight: the score's increase over that of the substrate alone, or the score itself.
         normalise: softmax of the weights over the channels, or none.
         score: the target's logit or probability.

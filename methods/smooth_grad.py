@@ -19,10 +19,6 @@ class SmoothGrad(NoisyGradient, ChannelPooled):
 
     Attributes:
         pool: max_abs, l2, sum_abs or sum over the channels, of the average.
-        sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
-        samples: noisy copies of a clip.
-        noise: standard deviation of the Gaussian noise, as a share of the normalised clip's range.
-        score: the target's logit or probability.
     """
 
     family = "gradient"

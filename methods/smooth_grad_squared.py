@@ -20,9 +20,6 @@ class SmoothGradSquared(NoisyGradient):
 
     Attributes:
         pool: max_abs, l2, sum_abs or sum over the channels, of the averages.
-        samples: noisy copies of a clip.
-        noise: standard deviation of the Gaussian noise, as a share of the normalised clip's range.
-        score: the target's logit or probability.
     """
 
     family = "gradient"

@@ -30,14 +30,6 @@ class STEP(MaskOptimisation):
     the core loss finds masks as far developed as the authors' are.
 
     Attributes:
-        areas: share of the region that each mask preserves, each in (0, 1).
-        iterations: steps of the descent; each sends a clip forward and backward for every area.
-        rate: learning rate of the descent.
-        grid: mask parameters along the longer side of a frame, at most: they lie a whole number of pixels apart.
-        sigma: reach of a parameter, in pixels of frames 112 pixels long, rounded to whole ones of the clip's.
-        blur: standard deviation of the strongest blur, in pixels of frames 112 pixels long.
-        smooth: standard deviation of the blur of the sum of the masks, in pixels of frames 112 pixels high.
-        region: what areas are shares of: the frame alone, or padded by the margin into which the smoothing spills.
         core_frames: length of the ellipsoid, at most that of the clip.
         core_size: its height and width in pixels, at most those of the masks.
         core_start: steps before the core loss, of weight 300, sets in.

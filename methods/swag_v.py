@@ -23,8 +23,6 @@ class SWAGV(ChannelPooled):
     """Mean over each supervoxel of the gradient of the target's score, pooled over the channels.
 
     Attributes:
-        pool: max_abs, l2, sum_abs or sum over the channels.
-        sign: what becomes of the sign that only `pool=sum` leaves: signed or absolute.
         gradient: plain, or that of guided backpropagation.
         segments: number of supervoxels, about.
         spacing: the distance from a frame to the next, in pixels: below 1 supervoxels reach over many frames.

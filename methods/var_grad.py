@@ -21,8 +21,6 @@ class VarGrad(NoisyGradient):
     Attributes:
         pool: max_abs, l2, sum_abs or sum over the channels, of the variances.
         samples: noisy copies of a clip, at least two.
-        noise: standard deviation of the Gaussian noise, as a share of the normalised clip's range.
-        score: the target's logit or probability.
 
     Raises:
         ValueError: fewer samples than two.

@@ -17,13 +17,6 @@ class XGradCAM(GradientMap):
     The map is ReLU(sum_j w_j A_j) with w_j = sum g_j A_j / sum A_j over (t, h, w), 0 where a channel adds up to 0.
     Where a linear head follows on the layer's global average it is Grad-CAM's map, so `--methods all` reads the layer
     before, where the two differ.
-
-    Attributes:
-        sign: signed or absolute, where `relu=false` leaves a sign.
-        layer: the layer read; by default the model's feature layer.
-        back: layers to go back from there: 1 reads the one that ends last before its convolutions begin.
-        relu: whether negative evidence is cut off.
-        score: the target's logit or probability.
     """
 
     family = "CAM"

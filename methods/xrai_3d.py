@@ -30,7 +30,6 @@ class XRAI3D(SignedMethod):
     does so in images, with Felzenszwalb's segments at six scales.
 
     Attributes:
-        sign: signed or absolute.
         segments: numbers of supervoxels, about, one a size.
         spacing: the distance from a frame to the next, in pixels: below 1 supervoxels reach over many frames.
         compactness: what distance counts against colour.

@@ -12,6 +12,7 @@ import pytest
 
 from vidattr_bench import methods, plugins
 from vidattr_bench.errors import PluginError
+from vidattr_bench.listing import render
 from vidattr_bench.spec import parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,6 +181,67 @@ def test_options_need_no_text():
     assert (configured.root, configured.count) == (Path("/x"), 2)
     with pytest.raises(PluginError, match="root"):
         plugins.configure(Configured, parse("c:count=1"))
+
+
+BASES = '''
+from vidattr_bench.method import SignedMethod
+
+class Left(SignedMethod):
+    """Left of the two.
+
+    Attributes:
+        first, second: what both are,
+            in two lines.
+    """
+    family = "left"
+    first: int = 1
+    second: int = 2
+
+class Right(SignedMethod):
+    """Right of the two.
+
+    Attributes:
+        sign: what the right one makes of it.
+        second: never told, since the left one is asked first.
+    """
+    reference = "Right 2020"
+    second: int = 3
+'''
+CHILD = '''
+from ._dropped_bases import Left as _Left, Right
+
+class Child(_Left, Right):
+    """A child of two.
+
+    Attributes:
+        first: its own word.
+
+    Raises:
+        ValueError: always.
+    """
+'''
+
+
+def test_what_bases_say_of_their_fields_and_facts_is_inherited_in_the_order_of_python(folder):
+    drop(folder, "_dropped_bases", BASES)
+    drop(folder, "dropped_child", CHILD)
+    found = plugins.available("methods")["dropped_child"]
+    assert found.options == {
+        "first": "its own word.",
+        "second": "what both are, in two lines.",
+        "sign": "what the right one makes of it.",
+    }
+    assert (found.declared["family"], found.declared["reference"]) == ("left", "Right 2020")
+    section = render("methods", "md").partition("## dropped_child\n\n")[2].partition("\n\n## ")[0]
+    assert section.startswith("A child of two.\n\nOptions:\n\n- `first`: its own word.\n- `second`: ")
+    assert "ValueError" not in section
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_every_option_of_every_plugin_is_described_once(kind):
+    for name, plugin in plugins.available(kind).items():
+        fields = [field.name for field in dataclasses.fields(plugins.load(kind, name)) if field.init]
+        assert sorted(fields) == sorted(option for key in plugin.options for option in key.split(", ")), name
 
 
 def test_version_changes_with_the_file_and_its_helpers(folder):

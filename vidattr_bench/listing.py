@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 
-from vidattr_bench import preset_notes
+from vidattr_bench import preset_notes, sources
 from vidattr_bench.plugins import Plugin, available
 from vidattr_bench.text import markdown, prose
 
@@ -51,13 +50,11 @@ def _section(plugin: Plugin) -> str:
     facts = [f"also called {', '.join(plugin.aliases)}"] if plugin.aliases else []
     facts += [f"{key}: {plugin.declared[key]}" for key in ("family", "units", "reference") if plugin.declared.get(key)]
     lines = [f"- {markdown(fact)}" for fact in facts]
-    return "\n\n".join(part for part in (f"## {plugin.name}", _body(plugin.doc), "\n".join(lines)) if part)
+    return "\n\n".join(part for part in (f"## {plugin.name}", _body(plugin), "\n".join(lines)) if part)
 
 
-def _body(doc: str) -> str:
-    """A Google-style docstring as Markdown: its attributes become a list."""
-    text, _, attributes = doc.partition("\n\nAttributes:\n")
-    paragraphs = [prose(paragraph) for paragraph in text.split("\n\n")]
-    found = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     .*)*)", attributes, re.MULTILINE)
-    options = [f"- `{name}`: {prose(what)}" for name, what in found]
-    return "\n\n".join([*paragraphs, "\n".join(["Options:", "", *options])] if options else paragraphs)
+def _body(plugin: Plugin) -> str:
+    """What the docstring of a plug-in says, as Markdown, and a list of its options."""
+    paragraphs = [prose(paragraph) for paragraph in sources.description(plugin.doc).split("\n\n")]
+    listed = [f"- `{name}`: {prose(what)}" for name, what in plugin.options.items()]
+    return "\n\n".join([*paragraphs, "\n".join(["Options:", "", *listed])] if listed else paragraphs)

@@ -151,7 +151,7 @@ class SignedMethod(AttributionMethod):
     """Base of methods whose relevance may be negative: signed and unsigned maps meet in the order of removal.
 
     Attributes:
-        sign: signed relevance, or its absolute value.
+        sign: signed or absolute: relevance as it is, or its absolute value.
     """
 
     sign: Sign = "signed"
@@ -173,6 +173,8 @@ class Wrapper(AttributionMethod):
     Raises:
         ValueError: the other one needs the tubes.
     """
+
+    family: ClassVar[str] = ""
 
     of: AttributionMethod
 

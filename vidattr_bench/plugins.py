@@ -32,12 +32,14 @@ class Plugin:
         entry: what loads it.
         doc: the docstring of its class.
         declared: the class attributes that its source gives literally: name, aliases, reference, units, ...
+        options: what the docstrings of its class and of its bases say of its fields.
         path: its file.
     """
 
     entry: EntryPoint
     doc: str
     declared: Mapping[str, Any]
+    options: Mapping[str, str]
     path: Path
 
     @property
@@ -236,18 +238,18 @@ def _third_party(kind: str) -> Iterator[Plugin]:
 def _read(kind: str, path: Path, module: str, only: str = "") -> Iterator[Plugin]:
     """The plug-ins a file declares: `only` the one, one public class, or every one of a metrics or models file."""
     try:
-        own, classes = sources.parse(path).body, sources.classes_of(path)
+        classes = [node for node in sources.parse(path).body if isinstance(node, ast.ClassDef)]
+        public = [node for node in classes if not node.name.startswith("_") and only in ("", node.name)]
+        lineages = [sources.lineage(node, path) for node in public]
     except SyntaxError as error:
-        raise PluginError(f"{path}:{error.lineno}: this plug-in does not parse: {error.msg}") from error
-    public = [node for node in own if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
-    public = [node for node in public if only in ("", node.name)]
+        raise PluginError(f"{error.filename}:{error.lineno}: this plug-in does not parse: {error.msg}") from error
     if (only or kind in ("methods", "datasets")) and len(public) != 1:
         raise PluginError(f"{path}: a plug-in of kind {kind} is one public class {only}, this file holds {len(public)}")
-    for node in public:
-        declared = sources.constants(node, classes)
+    for node, lineage in zip(public, lineages, strict=True):
+        declared = sources.constants(lineage)
         name = declared.get("name") or _default_name(kind, path.stem, node.name)
         entry = EntryPoint(name, f"{module}:{node.name}", f"vidattr_bench.{kind}")
-        yield Plugin(entry, ast.get_docstring(node) or "", declared, path)
+        yield Plugin(entry, ast.get_docstring(node) or "", declared, sources.options(lineage), path)
 
 
 def _default_name(kind: str, stem: str, class_name: str) -> str:

@@ -46,11 +46,6 @@ class Sufficiency(_ShareMetric):
     Attributes:
         low: smallest fraction kept.
         high: largest fraction kept.
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     higher_is_better: ClassVar[bool | None] = False
@@ -78,11 +73,6 @@ class Comprehensiveness(_ShareMetric):
     Attributes:
         low: smallest fraction removed.
         high: largest fraction removed.
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     reference: ClassVar[str] = "DeYoung 2020 (ERASER), arXiv 1911.03429, equation 1"
@@ -110,11 +100,6 @@ class MinimalMask(CurveMetric):
 
     Attributes:
         level: share of the clean clip's score to reach, in (0, 1].
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     higher_is_better: ClassVar[bool | None] = False
@@ -151,13 +136,6 @@ class Monotonicity(CurveMetric):
     linear model, asked unit by unit, gives any order the share of its units that do no harm, and a random order, which
     spreads the evidence over all steps, often scores best: read it beside the row of the random control. Undefined as
     `deletion`.
-
-    Attributes:
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     reference: ClassVar[str] = "Luss 2019, arXiv 1905.12698; Arya 2019 (AIX360), arXiv 1909.03012"

@@ -45,7 +45,7 @@ class _BlendMetric(Metric):
     """A comparison of the target's probability on the clean clip and on the blended one.
 
     Attributes:
-        substrate: what shows where the map is low.
+        substrate: b, what shows where the map is low: mean, black, blur, blur3d or another one that is a fixed clip.
     """
 
     family: ClassVar[str] = "faithfulness"
@@ -97,9 +97,6 @@ class AverageDrop(_BlendMetric):
     substrate b, p = prob(x) and p' = prob(x'): max(0, p - p') / p; papers give its mean over clips in per cent. They
     multiply the normalised input by m, which is `substrate=mean` here. A map that is high nearly everywhere drops
     nothing (Poppi 2021, arXiv 2104.10252), so read it beside a measure of complexity. Undefined: `constant_map`.
-
-    Attributes:
-        substrate: b, what shows where the map is low: mean, black, blur, blur3d or another one that is a fixed clip.
     """
 
     higher_is_better: ClassVar[bool | None] = False
@@ -122,9 +119,6 @@ class AverageIncrease(_BlendMetric):
 
     With x' as in `average_drop`: 1 where p' > p, else 0; papers give its mean over clips in per cent and call it
     increase in confidence too. Undefined: `constant_map`.
-
-    Attributes:
-        substrate: b, what shows where the map is low: mean, black, blur, blur3d or another one that is a fixed clip.
     """
 
     reference: ClassVar[str] = "Chattopadhay 2018 (Grad-CAM++), arXiv 1710.11063"
@@ -146,9 +140,6 @@ class AverageGain(_BlendMetric):
 
     With x' as in `average_drop`: max(0, p' - p) / (1 - p), the counterpart of `average_drop`. Undefined:
     `constant_map`, and `certain` (p is 1).
-
-    Attributes:
-        substrate: b, what shows where the map is low: mean, black, blur, blur3d or another one that is a fixed clip.
     """
 
     reference: ClassVar[str] = "Zhang 2024 (Opti-CAM), arXiv 2301.07002"

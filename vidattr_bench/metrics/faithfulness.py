@@ -30,13 +30,6 @@ class Deletion(CurveMetric):
     random control. Undefined: `constant_map` (all units tied); with `normalise=range`, `small_span` (the clean clip's
     score exceeds the empty clip's by less than 5 % of the score's scale: 1 for prob, the range of the clean clip's
     logits else).
-
-    Attributes:
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     higher_is_better: ClassVar[bool | None] = False
@@ -66,13 +59,6 @@ class Insertion(CurveMetric):
     Insertion into the substrate in MoRF order is the LeRF deletion curve read backwards, so no further clip is
     forwarded: the integral over f in [0, 1] of the score of the clip of which only the most relevant fraction f is
     kept. The chance level is the row of the random control. Undefined as `deletion`.
-
-    Attributes:
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     reference: ClassVar[str] = "Petsiuk 2018, arXiv 1806.07421"
@@ -102,13 +88,6 @@ class SRG(CurveMetric):
     the negative gain. Half of it, for imputation over 10 to 90 %, is ROADCombined; for range-normalised curves it is
     ABPC. Freezing removes motion and keeps appearance, so 1 - SRG(freeze) / SRG(blur3d), a ratio of means over clips,
     is the static share of the evidence. Undefined as `deletion`.
-
-    Attributes:
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     name: ClassVar[str] = "srg"

@@ -20,11 +20,7 @@ class _Imputed(CurveMetric):
     """A mean over the inner cuts of the curves, k / steps of the voxels removed for 0 < k < steps.
 
     Attributes:
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
         steps: cuts of the removal order; 10 for shares of 10, 20, ..., 90 %.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     reference: ClassVar[str] = "Rong 2022, arXiv 2202.00449"
@@ -57,13 +53,6 @@ class Road(_Imputed):
     change of the score, and the clean score cancels; it cuts at percentiles of the map, where a sparse map loses all
     its zeros at once, here a seeded permutation orders tied voxels; it draws its noise from the global state. A random
     map has expectation 0, which is the chance level. Undefined: as `deletion`, and `no_cut` (fewer than two steps).
-
-    Attributes:
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order; 10 for shares of 10, 20, ..., 90 %.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     units: ClassVar[str] = "half a difference of mean scores of the target, in [-0.5, 0.5] for score=prob; chance 0"
@@ -89,13 +78,6 @@ class RoadMorf(_Imputed):
     The mean over f = 10, 20, ..., 90 % of s(x without its most relevant share f) - s(x), on the curve of `road`;
     pytorch-grad-cam's ROADMostRelevantFirstAverage. The paper shows the accuracy of the model at each share instead.
     The chance level is the row of the random control. Undefined as `road`.
-
-    Attributes:
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order; 10 for shares of 10, 20, ..., 90 %.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     higher_is_better: ClassVar[bool | None] = False
@@ -117,13 +99,6 @@ class RoadLerf(_Imputed):
     The mean over f = 10, 20, ..., 90 % of s(x without its least relevant share f) - s(x), on the curve of `road`;
     pytorch-grad-cam's ROADLeastRelevantFirstAverage. The chance level is the row of the random control. Undefined as
     `road`.
-
-    Attributes:
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
-        steps: cuts of the removal order; 10 for shares of 10, 20, ..., 90 %.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        normalise: `range` maps the clean clip's score to 1 and the empty clip's to 0.
     """
 
     theory: ClassVar[Mapping[str, str | float]] = {

@@ -131,7 +131,6 @@ class TubeIoU(_ThresholdMetric):
     control. Undefined as the truth.
 
     Attributes:
-        threshold: area (as many voxels as G), half_max (half of the maximum), or a fixed relevance.
         above: report the share of tubes whose IoU exceeds this instead of the mean IoU.
     """
 
@@ -176,9 +175,6 @@ class VoxelIoU(_ThresholdMetric):
     scores chance: the expected IoU of |G| voxels drawn at random, the sum over k of P(k) k / (2 |G| - k) with the
     hypergeometric P of k hits, about p / (2 - p) for p = |G| / N. Other thresholds have no chance level. Undefined as
     the truth, and `no_positive_relevance` where half_max has no maximum.
-
-    Attributes:
-        threshold: area (as many voxels as G), half_max (half of the maximum), or a fixed relevance.
     """
 
     name: ClassVar[str] = "voxel_iou"
