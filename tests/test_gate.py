@@ -38,6 +38,28 @@ def test_each_question_is_a_holm_family_of_its_own():
         np.testing.assert_allclose([decision.p[question] for decision in decided], adjusted)
 
 
+@pytest.mark.parametrize("moved", [0.0, 1e-9])
+def test_cells_that_no_more_than_rounding_moved_take_nothing_from_the_others(moved):
+    changed = cells([-0.035, 0.005], spread=0.03)
+    still = moved * np.random.default_rng(1).standard_normal((40, 198))
+    alone = gate.decide(changed, range(40), np.full(2, 0.02))
+    among = gate.decide(np.hstack([changed, still]), range(40), np.full(200, 0.02))
+    assert [decision.verdict for decision in among] == ["regressed", *["pass"] * 199]
+    assert [decision.p[0] for decision in among[:2]] == [decision.p[0] for decision in alone]
+    assert {decision.p[0] for decision in among[2:]} == {1.0}
+
+
+def test_a_question_is_closed_only_many_errors_beyond_the_border():
+    for groups, errors in ((40, 13.9), (10_000, 8.3)):
+        freedom = np.full(2, groups - 1.0)
+        nearly = gate.Paired(
+            *(np.array([errors * 1.02, errors * 0.98]), np.ones(2), freedom),
+            *(np.full(2, groups), np.full(2, groups), np.zeros(2, bool)),
+        )
+        below, _, _ = gate.p_values(nearly, np.full(2, 0.0))
+        assert gate.open_to(below).tolist() == [False, True]
+
+
 def test_the_error_of_groups_is_that_of_their_means_where_they_are_of_one_size():
     d = cells([0.0, 0.3], clips=60)
     groups = [i % 12 for i in range(60)]
@@ -114,6 +136,14 @@ def test_as_many_further_clips_as_are_named_decide_nine_times_in_ten():
     _, passed, _ = gate.p_values(gate.cluster_means(d, range(len(d))), np.full(4000, delta))
     assert (passed <= 0.05).mean() == pytest.approx(0.9, abs=0.02)
     assert gate.further_clips(-delta, 0.01, clips, clips - 1, delta, 1) is None
+
+
+def test_further_clips_are_counted_for_the_family_that_is_left():
+    noisy = cells([0.0], spread=0.1)
+    alone, among = (gate.decide(d, range(40), np.full(d.shape[1], 0.02)) for d in (noisy, np.hstack([noisy] * 3)))
+    decided = gate.decide(np.hstack([noisy, cells([0.0] * 50, spread=0.01)]), range(40), np.full(51, 0.02))
+    assert alone[0].verdict == "inconclusive"
+    assert decided[0].more == alone[0].more < among[0].more
 
 
 def test_a_margin_of_zero_cannot_be_tested():
