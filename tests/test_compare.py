@@ -236,6 +236,12 @@ def test_clips_of_a_group_count_together(runs):
     assert together.error > 3 * apart.error
 
 
+def test_clips_of_one_group_ask_for_other_groups(runs):
+    found = compare(runs.write("a", groups=1), runs.write("b", shifted(0.0, noise=0.01), groups=1))
+    assert verdict_of(found).verdict == "inconclusive"
+    assert "only clips of other groups decide it (there are 40 in 1 group)" in verdicts.sentence(verdict_of(found))
+
+
 @pytest.mark.parametrize("status", ["failed", "not_applicable"])
 def test_one_clip_that_fails_is_a_regression_whatever_the_mean(runs, accepted, status):
     def fails(row):
@@ -267,11 +273,43 @@ def test_a_method_or_metric_that_vanished_fails_unless_that_is_allowed(runs, acc
     new = runs.write("new", methods=few, metrics={"srg": METRICS["srg"]})
     found = compare(accepted, new)
     assert found.verdict == "regressed"
-    assert found.counts["missing"] == len(METHODS) * (len(METRICS) + 4) - 5
+    assert found.counts["missing"] == 5  # deletion twice; of random srg, forwards and backwards
+    assert {cell.metric for cell in found.cells if cell.verdict == "reported"} == {
+        *("tie_fraction", "seconds", "peak_memory")
+    }
     assert compare(accepted, new, allow_missing=["methods"]).verdict == "regressed"
     found = compare(accepted, new, allow_missing=["methods", "metrics"])
     assert found.verdict == "pass"
     assert "9 cells of the reference are not in the new run" in found.notes[-1]
+
+
+def test_a_cell_of_which_no_clip_is_left_is_missing_though_clips_may_be(runs, accepted):
+    def without(row):
+        return None if (row["method"], row["metric"]) == ("grad_cam", "srg") else row
+
+    found = compare(accepted, runs.write("new", without), allow_missing=["clips"])
+    assert (found.verdict, found.counts["missing"]) == ("regressed", 1)
+    assert verdict_of(found).note == "the new run has no row of it"
+
+
+def test_what_is_never_gated_may_vanish(runs, accepted):
+    store = Store(runs.write("cuda"))
+    costs = store.costs().assign(memory=math.nan).to_dict("records")
+    scores = store.scores().to_dict("records")
+    cpu = runs.write("cpu")
+    for part in (*cpu.glob("scores/*"), *cpu.glob("costs/*")):
+        part.unlink()
+    Store(cpu).write(0, {"scores": scores, "costs": costs, "curves": []})
+    found = compare(accepted, cpu)
+    assert verdict_of(found, metric="peak_memory").verdict == "reported"
+    assert verdict_of(found, metric="peak_memory").note == "the new run has no such metric"
+    assert found.verdict == "pass"
+
+
+def test_runs_that_share_no_gated_cell_do_not_pass(runs, accepted):
+    renamed = runs.write("new", methods={"grad_cam:back=1": METHODS["grad_cam"]})
+    with pytest.raises(NotComparableError, match=r"share no cell that is gated \(new: grad_cam:back=1\); run methods"):
+        compare(accepted, renamed, allow_missing=["methods"])
 
 
 def test_a_new_method_is_listed_and_not_compared(runs, accepted):
@@ -421,6 +459,16 @@ def test_the_most_specific_margin_wins():
     assert found.of("srg", {"higher_is_better": None}).rule == "report"
 
 
+def test_an_entry_whose_options_are_those_of_no_metric_is_noted(runs, accepted):
+    (runs.folder / "margins.yaml").write_text(
+        f"{MARGINS}\n".replace("  srg:", "  srg:substrat=freeze:\n   {margin: 1, reason: x}\n  srg:")
+    )
+    (note,) = compare(accepted, accepted).notes
+    assert note.endswith(
+        "margins.yaml: metrics.srg:substrat=freeze is the label of no metric of these runs and holds for none"
+    )
+
+
 def test_without_a_file_the_remedy_is_named(runs, accepted):
     (runs.folder / "margins.yaml").unlink()
     with pytest.raises(RunError, match=r"no margins.yaml beside .*--margins FILE"):
@@ -465,7 +513,7 @@ def test_the_console_shows_what_did_not_pass_and_no_control_characters(mixed):
     shown = out.getvalue()
     assert "\x1b" not in shown
     assert "more clips decide it" in shown
-    assert "regressed: 2 regressed, 7 missing" in shown
+    assert "regressed: 2 regressed, 4 missing" in shown
     assert "gone" in shown
     assert " pass " not in shown.split("regressed: 2")[0]
 
@@ -484,7 +532,7 @@ def test_junit_is_what_ci_servers_read(mixed):
     (suite,) = root.findall("testsuite")
     cases = suite.findall("testcase")
     assert len(cases) == len(mixed.cells) == int(suite.get("tests"))
-    assert int(suite.get("failures")) == len(suite.findall("testcase/failure")) == 9
+    assert int(suite.get("failures")) == len(suite.findall("testcase/failure")) == 6
     assert int(suite.get("skipped")) == len(suite.findall("testcase/skipped"))
     assert {"errors", "name", "time"} <= set(suite.keys())
     for case in cases:
@@ -594,6 +642,7 @@ def test_many_small_losses_are_seen_against_the_anchor(runs, accepted, place):
     suites = ElementTree.fromstring(verdicts.junit(found).partition("?>")[2]).findall("testsuite")
     assert [suite.get("name") for suite in suites] == ["compare", "drift"]
     assert "Drift from the anchored run: regressed" in verdicts.markdown(found)
+    assert verdicts.headline(found).startswith("regressed by drift: ")
 
 
 def test_an_anchor_of_another_question_is_said_and_not_compared(runs, accepted, place):
@@ -643,9 +692,25 @@ def test_a_damaged_line_of_the_history_is_named(place):
         history.read(place)
 
 
-def test_drift_is_measured_from_the_last_anchor():
+def test_drift_is_measured_from_the_last_anchor_that_can_be_compared():
     assert timeline.origin([{"anchor": True}, {}, {"anchor": True}, {}]) == 2
     assert timeline.origin([{}, {}]) == 0
+    another = {"verdict": "forced"}
+    assert timeline.origin([{"anchor": True}, another, {}]) == 1
+    assert timeline.origin([{"anchor": True}, another, {"anchor": True}, {}]) == 2
+
+
+def test_the_lines_of_the_plot_end_where_runs_cannot_be_compared():
+    entries = [{"run": "r", "means": {"m": {"srg": 0.1 * at}}} for at in range(5)]
+    entries[3]["verdict"] = "forced"
+    (panel,) = timeline._figure(entries, timeline.chosen(entries)).axes
+    assert [line.get_xdata().tolist() for line in panel.lines[:2]] == [[0, 1, 2], [3, 4]]
+
+
+def test_a_commit_that_a_run_names_is_no_option_of_git(runs, place):
+    spoilt = runs.folder / "spoilt"
+    history.accept(runs.write("new", git_commit=f"--output={spoilt}"), references=place)
+    assert not spoilt.exists()
 
 
 def test_commands_refuse_bad_dates_and_the_reference_itself(runs, accepted, place, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,20 @@ class Comparison:
         return dict(Counter(cell.verdict for cell in self.cells))
 
     @property
-    def verdict(self) -> str:
-        """The verdict of the whole: regressed outranks inconclusive outranks improved; drift can only regress it."""
+    def own_verdict(self) -> str:
+        """The verdict of the cells, whatever drifted: regressed outranks inconclusive outranks improved."""
         found = {"regressed" if cell.verdict == "missing" else cell.verdict for cell in self.cells}
-        if self.drift is not None and self.drift.verdict == "regressed":
-            found.add("regressed")
         return next((verdict for verdict in _WORST_FIRST if verdict in found), "pass")
+
+    @property
+    def drifted(self) -> bool:
+        """Whether it got worse than the anchored run."""
+        return self.drift is not None and self.drift.verdict == "regressed"
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of the whole: that of the cells, and drift can only regress it."""
+        return "regressed" if self.drifted else self.own_verdict
 
     @property
     def exit_status(self) -> int:
@@ -108,21 +116,23 @@ def _margins(given: Path | Mapping[str, Any] | None, reference: Path, runs: tupl
 
 def compare_runs(old: RunData, new: RunData, margins: Margins, allow_missing: Collection[str] = ()) -> Comparison:
     """The verdicts of one pair of runs; see `compare`."""
-    notes = comparable.check(old, new, allow_missing)
-    before, after = _long(old), _long(new)
-    absent = _pairs(before) - _pairs(after)
-    _check_complete(old, before, after, absent, allow_missing)
     facts = {**metric_facts(new.facts), **metric_facts(old.facts)}
+    notes = [*comparable.check(old, new, allow_missing), *margins.unused(facts)]
+    before, after = _long(old), _long(new)
+    _check_complete(old, before, after, allow_missing)
     groups = old.clips["group"]
     pairs = before.merge(after, on=_KEY, suffixes=("_old", "_new"))
     cells = [_cell(part, margins, facts, groups) for _, part in pairs.groupby(["method", "metric"], sort=False)]
-    verdicts = [*decide(cells), *_absent(absent, after, allow_missing)]
-    verdicts += [CellVerdict(*pair, "added") for pair in sorted(_pairs(after) - _pairs(before))]
+    gone = _gone(before, after)
+    left_out = [pair for pair, lacks in gone.items() if lacks <= set(allow_missing)]
+    absent = (_absent(*pair, lacks, margins, facts) for pair, lacks in gone.items() if pair not in left_out)
+    added = (CellVerdict(*pair, "added") for pair in sorted(_pairs(after) - _pairs(before)))
+    verdicts = [*decide(cells), *absent, *added]
+    _check_gated(old, new, verdicts)
     order = {pair: at for at, pair in enumerate(dict.fromkeys(zip(before["method"], before["metric"], strict=True)))}
     verdicts.sort(key=lambda cell: order.get((cell.method, cell.metric), len(order)))
-    left_out = len(_gone(absent, after)) - sum(cell.verdict == "missing" for cell in verdicts)
     if left_out:
-        notes.append(f"{left_out} cells of the reference are not in the new run and were left out, as asked for")
+        notes.append(f"{len(left_out)} cells of the reference are not in the new run and were left out, as asked for")
     return Comparison(old.name, new.name, tuple(verdicts), tuple(notes))
 
 
@@ -132,30 +142,35 @@ def _cell(part: pd.DataFrame, margins: Margins, facts: Mapping[str, Any], groups
     return Pairs(method, metric, part, margins.of(metric, fact), fact, groups)
 
 
-def _gone(absent: set[tuple[str, str]], after: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
-    """What the new run lacks altogether, methods or metrics, for each absent cell that lacks it."""
-    methods, metrics = set(after["method"]), set(after["metric"])
-    lacks = {
-        (method, metric): [*["methods"] * (method not in methods), *["metrics"] * (metric not in metrics)]
-        for method, metric in sorted(absent)
-    }
-    return {pair: gone for pair, gone in lacks.items() if gone}
+def _gone(before: pd.DataFrame, after: pd.DataFrame) -> dict[tuple[str, str], set[str]]:
+    """The cells without a row in the new run, and what it lacks altogether: their method, their metric or neither.
+
+    Neither can be asked for only by naming both, since nothing of such a cell is left to compare.
+    """
+    has = {"methods": set(after["method"]), "metrics": set(after["metric"])}
+    cells = sorted(_pairs(before) - _pairs(after))
+    lacks = {cell: {kind for kind, name in zip(has, cell, strict=True) if name not in has[kind]} for cell in cells}
+    return {cell: kinds or set(has) for cell, kinds in lacks.items()}
 
 
-def _absent(absent: set[tuple[str, str]], after: pd.DataFrame, allow_missing: Collection[str]) -> Iterator[CellVerdict]:
-    """A verdict `missing` for cells whose method or metric the new run lacks, where that was not asked for."""
-    for (method, metric), gone in _gone(absent, after).items():
-        if not set(gone) <= set(allow_missing):
-            yield CellVerdict(method, metric, "missing", note=f"the new run has no such {gone[0].removesuffix('s')}")
+def _absent(method: str, metric: str, lacks: set[str], margins: Margins, facts: Mapping[str, Any]) -> CellVerdict:
+    """The verdict of a cell that the new run ought to hold: `missing`, where it is gated."""
+    gated = margins.of(metric, facts.get(metric, {})).rule != "report"
+    what = f"such {min(lacks).removesuffix('s')}" if len(lacks) == 1 else "row of it"
+    return CellVerdict(method, metric, "missing" if gated else "reported", note=f"the new run has no {what}")
 
 
-def _check_complete(
-    run: RunData,
-    before: pd.DataFrame,
-    after: pd.DataFrame,
-    absent: set[tuple[str, str]],
-    allow_missing: Collection[str],
-) -> None:
+def _check_gated(old: RunData, new: RunData, cells: Collection[CellVerdict]) -> None:
+    """Raise where no cell is held to anything: a misspelt row or a new one alone would pass."""
+    if not {cell.verdict for cell in cells} & {*_WORST_FIRST, "missing"}:
+        rows = ", ".join(sorted(set(new.scores["method"]))[:5])
+        raise NotComparableError(
+            f"{new.folder} and {old.folder} share no cell that is gated (new: {rows}); run methods and metrics that "
+            "the reference holds, by the same labels, or accept a run with these first"
+        )
+
+
+def _check_complete(run: RunData, before: pd.DataFrame, after: pd.DataFrame, allow_missing: Collection[str]) -> None:
     """Raise where the new run lacks rows of a method and a metric it has: it was stopped, or its sample is smaller."""
     if "clips" in allow_missing:
         return

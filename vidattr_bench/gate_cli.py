@@ -56,6 +56,7 @@ def _accept_options(parser: argparse.ArgumentParser) -> None:
     add("--date", default="", metavar="DATE", help="date in the history (default: of the run's commit)")
     add("--force", action="store_true", help="accept a run that regressed or cannot be compared; needs --note")
     add("--anchor", action="store_true", help="measure drift from this run on")
+    add("--margins", type=Path, metavar="FILE", help="as for compare")
     _folders(parser)
     parser.set_defaults(call=_accept)
 
@@ -76,8 +77,6 @@ def _folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--references", type=Path, default=default, metavar="DIR", help=f"folder of accepted runs (default: {default})"
     )
-    if parser.prog.endswith("accept"):
-        parser.add_argument("--margins", type=Path, metavar="FILE", help="as for compare")
 
 
 def _console() -> Console:

@@ -26,6 +26,7 @@ from vidattr_bench.text import slug
 REFERENCES = Path("results/reference")
 FILE = "history.jsonl"
 _KEPT = ("provenance.json", "run.yaml", "summary.csv", "summary.md", "summary.tex")
+NOT_COMPARED = ("first", "forced")  # verdicts of runs that there was nothing to compare with
 _DIGITS = 6
 
 
@@ -163,7 +164,7 @@ def _entry(
         "commit": run.facts.get("git_commit", ""),
         "versions": run.facts.get("versions", {}),
         "note": note,
-        "verdict": comparison.verdict if comparison else "first" if not forced else "forced",
+        "verdict": comparison.verdict if comparison else NOT_COMPARED[forced],
         "forced": forced,
         "anchor": anchor,
         "settings": hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:12],
@@ -174,8 +175,8 @@ def _entry(
 
 
 def _commit_date(commit: str) -> str:
-    """The day of a commit, where git knows it, else today."""
-    command = ["git", "log", "-1", "--format=%cs", commit.rstrip("+")]
+    """The day of a commit, where git knows it, else today; the name comes from a file and must not be an option."""
+    command = ["git", "log", "-1", "--format=%cs", "--end-of-options", commit.rstrip("+")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
         return datetime.date.fromisoformat(done.stdout.strip()).isoformat()

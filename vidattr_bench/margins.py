@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,13 @@ class Margins:
                 f"entry under metrics, or its family under families ({_PAGE})"
             )
         return found
+
+    def unused(self, labels: Collection[str]) -> list[str]:
+        """A note for each entry with options that is the label of none of these metrics, as a misspelt one is not."""
+        keys = (key for key in self.metrics if ":" in key and "*" not in key and key not in labels)
+        return [
+            f"{self.source}: metrics.{key} is the label of no metric of these runs and holds for none" for key in keys
+        ]
 
 
 def find(near: Path) -> Path:

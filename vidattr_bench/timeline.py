@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ _STILL = 5e-4  # a mean that moved less shows no other third decimal
 _COLOURED = 8
 _MARKERS = "os^DvPX*"
 _COLUMNS = 3
+_TICKS = 5  # dates that fit below a panel
 Entry = Mapping[str, Any]
 
 
@@ -46,9 +48,15 @@ def chosen(entries: Sequence[Entry], methods: Sequence[str] = (), metrics: Seque
     return table.reindex(columns=range(len(entries)))
 
 
+def starts(entries: Sequence[Entry]) -> list[int]:
+    """The entries that could not be compared with the one before, so that no mean may be carried across them."""
+    return [at for at, entry in enumerate(entries) if at == 0 or entry.get("verdict") in history.NOT_COMPARED]
+
+
 def origin(entries: Sequence[Entry]) -> int:
-    """Which entry drift is measured from: the last anchored one, else the first."""
-    return max((at for at, entry in enumerate(entries) if entry.get("anchor")), default=0)
+    """Which entry drift is measured from: the last anchored one since the last start, else that start."""
+    start = starts(entries)[-1]
+    return max((at for at, entry in enumerate(entries) if at >= start and entry.get("anchor")), default=start)
 
 
 def console(entries: Sequence[Entry], table: pd.DataFrame, *, everything: bool) -> RenderableType:
@@ -97,7 +105,8 @@ def _number(value: float, sign: str = "") -> str:
 def draw(entries: Sequence[Entry], table: pd.DataFrame, path: Path) -> Path:
     """Draw the means over accepted runs, a panel a metric; the eight methods that moved most are coloured.
 
-    A vertical line is the anchored run. The file's ending says what is written: .png, .pdf, .svg.
+    A vertical line is the run that drift is measured from; a line ends where runs could not be compared. The file's
+    ending says what is written: .png, .pdf, .svg.
 
     Raises:
         RunError: the ending is none of those, or the file cannot be written.
@@ -123,12 +132,12 @@ def _figure(entries: Sequence[Entry], table: pd.DataFrame) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     styles, lines = _styles(table), {}
     for axes, metric in zip(panels, metrics, strict=False):
-        lines.update(
-            _draw_metric(axes, table[table.index.get_level_values("metric") == metric].droplevel("metric"), styles)
-        )
+        means = table[table.index.get_level_values("metric") == metric].droplevel("metric")
+        lines.update(_draw_metric(axes, means, styles, starts(entries)))
         axes.axvline(origin(entries), color="0.3", linestyle=":", linewidth=1)
         axes.set(title=text.printable(metric), xlabel="accepted run")
-        axes.set_xticks(range(len(entries)), [f"{at}\n{entry.get('date', '')}" for at, entry in enumerate(entries)])
+        ticks = range(0, len(entries), math.ceil(len(entries) / _TICKS))
+        axes.set_xticks(ticks, [f"{at}\n{entries[at].get('date', '')}" for at in ticks])
         axes.tick_params(axis="x", labelsize=6, labelbottom=True)
         sns.despine(ax=axes)
     for axes in panels[len(metrics) :]:
@@ -145,19 +154,22 @@ def _styles(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     moved = ((table.max(axis=1) - table.min(axis=1)) / spread.where(spread > 0, 1.0)).groupby(level="method").max()
     ranked = moved.sort_values(ascending=False, kind="stable").index
     palette = [colour for at, colour in enumerate(sns.color_palette("colorblind", 10)) if at not in (7, 8)]
-    grey: dict[str, Any] = {"color": "0.8", "linewidth": 0.8, "zorder": 1}
+    grey: dict[str, Any] = {"color": "0.8", "linewidth": 0.8, "marker": ".", "markersize": 2, "zorder": 1}
     return {
         method: {"color": palette[at], "marker": _MARKERS[at], "markersize": 4, "zorder": 2} if at < _COLOURED else grey
         for at, method in enumerate(ranked)
     }
 
 
-def _draw_metric(axes: Axes, table: pd.DataFrame, styles: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Draw a line a method; returns the coloured ones by label."""
+def _draw_metric(
+    axes: Axes, table: pd.DataFrame, styles: Mapping[str, dict[str, Any]], begins: Sequence[int]
+) -> dict[str, Any]:
+    """Draw a line a method, broken where `begins` says; returns the coloured ones by label."""
     lines = {}
     for method, values in table.iterrows():
         style = styles[str(method)]
-        (line,) = axes.plot(values.index, values.to_numpy(float), **style)
-        if "marker" in style:
+        for first, stop in itertools.pairwise([*begins, len(values)]):
+            (line,) = axes.plot(values.index[first:stop], values.to_numpy(float)[first:stop], **style)
+        if style["zorder"] > 1:
             lines[str(method)] = line
     return lines

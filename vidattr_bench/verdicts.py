@@ -36,7 +36,8 @@ _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 def headline(comparison: Comparison) -> str:
     """The verdict and the number of cells of each kind, in one line."""
     counts = comparison.counts
-    return f"{comparison.verdict}: " + ", ".join(f"{counts[kind]} {kind}" for kind in _ORDER if kind in counts)
+    why = " by drift" if comparison.drifted and comparison.own_verdict != "regressed" else ""
+    return f"{comparison.verdict}{why}: " + ", ".join(f"{counts[kind]} {kind}" for kind in _ORDER if kind in counts)
 
 
 def console(comparison: Comparison, *, everything: bool = False) -> RenderableType:
@@ -94,14 +95,17 @@ def remark(cell: CellVerdict) -> str:
     """What the numbers do not say: how many clips would decide, lost clips, and the p that decided."""
     parts = [cell.note] if cell.note else []
     if cell.verdict == "inconclusive":
-        needed = (
-            f"about {cell.more} more clips decide it" if cell.more else "the difference lies too near to the margin"
-        )
-        parts.append(f"{needed} (there are {cell.clips} in {cell.groups} groups)")
+        parts.append(f"{_needed(cell)} (there are {cell.clips} in {cell.groups} group{'s' * (cell.groups != 1)})")
     if cell.verdict in ("regressed", "improved") and not math.isnan(cell.p_regressed):
         p = cell.p_regressed if cell.verdict == "regressed" else cell.p_improved
         parts.append(f"Holm-adjusted p = {p:.2g}")
     return "; ".join(parts)
+
+
+def _needed(cell: CellVerdict) -> str:
+    if cell.groups < 2:
+        return "one group has no standard error: only clips of other groups decide it"
+    return f"about {cell.more} more clips decide it" if cell.more else "the difference lies too near to the margin"
 
 
 def markdown(comparison: Comparison) -> str:
