@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from vidattr_bench.resampling import group_codes, group_sums, standard_error
-from vidattr_bench.statistics import class_mean, class_means, cluster_interval, ratio_of_means, skill
+from vidattr_bench.statistics import cluster_interval, ratio_of_means, skill
 
 
 def clustered(seed: int, groups: int, clips: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -118,73 +118,3 @@ def test_skill_needs_all_three():
     score, random, oracle = np.array([1.0, 2, 3, 4]), np.array([0, math.nan, 0, 0]), np.array([4.0, 4, 4, math.nan])
     interval = skill(score, random, oracle, range(4))
     assert (interval.mean, interval.clips, interval.dropped) == (0.5, 2, 2)
-
-
-def test_class_mean_weighs_classes_not_clips():
-    values, labels = [1.0, 1.0, 1.0, 1.0, 3.0, 5.0], ["walk"] * 4 + ["run"] * 2
-    assert class_mean(values, labels, range(6)).mean == (1 + 4) / 2
-    assert cluster_interval(values, range(6)).mean == 2.0
-
-
-def test_one_class_is_the_mean_over_clips():
-    values, codes = clustered(12, 40)
-    assert class_mean(values, np.zeros(len(values)), codes).mean == pytest.approx(values.mean())
-
-
-def test_class_mean_of_balanced_nested_groups_has_the_stratified_error():
-    """Four groups of three clips in each of five classes: se^2 = sum_c s_c^2 / 4 / 25, s_c over group means."""
-    generator = np.random.default_rng(13)
-    groups, labels = np.repeat(np.arange(20), 3), np.repeat(np.arange(5), 12)
-    values = labels + generator.normal(size=20)[groups] + generator.normal(size=60)
-    means = values.reshape(5, 4, 3).mean(2)
-    error = math.sqrt((means.var(1, ddof=1) / 4).sum()) / 5
-    interval = class_mean(values, labels, groups)
-    width = 2 * stats.t.ppf(0.975, 15) * error
-    assert interval.mean == pytest.approx(means.mean())
-    assert interval.high - interval.low == pytest.approx(width, rel=0.15)
-    shifted = class_mean(values + 10 * labels, labels, groups)
-    assert shifted.high - shifted.low == pytest.approx(interval.high - interval.low), "classes are fixed, not drawn"
-
-
-def test_class_mean_of_crossed_groups_has_the_robust_error_of_least_squares():
-    """Many groups across classes: leverage is small, and the error is that of the contrast of class dummies."""
-    generator = np.random.default_rng(14)
-    groups = np.repeat(np.arange(300), 4)
-    labels = generator.integers(6, size=1200)
-    values = labels + generator.normal(size=300)[groups] + generator.normal(size=1200)
-    _, covariance = robust_error(values, np.eye(6)[labels], groups)
-    width = 2 * 1.96 * math.sqrt(np.full(6, 1 / 6) @ covariance @ np.full(6, 1 / 6))
-    interval = class_mean(values, labels, groups)
-    assert interval.high - interval.low == pytest.approx(width, rel=0.06)
-
-
-def test_classes_of_one_group_are_compared_with_each_other():
-    values, labels = np.array([0.0, 0.0, 4.0, 4.0, 8.0, 8.0]), np.repeat(["a", "b", "c"], 2)
-    interval = class_mean(values, labels, labels)
-    error = 4 / math.sqrt(3)
-    reach = stats.t.ppf(0.975, 2) * error
-    assert limits(interval) == pytest.approx((4, 4 - reach, 4 + reach))
-
-
-def test_class_mean_drops_and_counts_what_is_undefined():
-    values = np.array([[1.0, 1.0], [3.0, math.nan], [5.0, 5.0], [7.0, 9.0]])
-    both = class_means(values, list("aabb"), range(4))
-    assert [interval.mean for interval in both] == [4.0, 4.0]
-    assert [interval.dropped for interval in both] == [0, 1]
-    assert math.isnan(class_mean([math.nan], ["a"], ["g"]).mean)
-
-
-def test_class_mean_of_a_constant_is_a_point():
-    assert limits(class_mean(np.full(12, 0.1), np.arange(12) % 3, range(12))) == (0.1, 0.1, 0.1)
-
-
-def test_class_mean_does_not_depend_on_the_order_of_clips():
-    values, codes = clustered(15, 24)
-    order = np.random.default_rng(16).permutation(len(codes))
-    there, permuted = (class_mean(values[at], codes[at] // 4, codes[at]) for at in (np.arange(len(codes)), order))
-    assert limits(permuted) == pytest.approx(limits(there), rel=1e-9)
-
-
-def test_wrong_number_of_labels_is_refused():
-    with pytest.raises(ValueError, match="one group a row"):
-        class_mean([1.0, 2.0], ["a"], ["g", "h"])

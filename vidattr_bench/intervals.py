@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from vidattr_bench.resampling import (
     Array,
@@ -73,10 +71,10 @@ def cluster_intervals(
     """
     matrix, codes = rows(values, groups), group_codes(groups)
     bootstrap = Bootstrap(confidence, resamples, seed)
-    return _columns(matrix, codes, lambda chosen, kept: _means(chosen, codes[kept], bootstrap))
+    return by_column(matrix, codes, lambda chosen, kept: _means(chosen, codes[kept], bootstrap))
 
 
-def _columns(matrix: Array, codes: Codes, estimate: Callable[[Array, NDArray[np.bool_]], Array]) -> list[Interval]:
+def by_column(matrix: Array, codes: Codes, estimate: Callable[[Array, NDArray[np.bool_]], Array]) -> list[Interval]:
     """Intervals of the columns of `matrix` (N, K): `estimate` of those that are defined on the same rows at once.
 
     It is handed the values (n, k) without NaN and which rows they are, and gives estimate and limits, (k, 3).
@@ -85,7 +83,7 @@ def _columns(matrix: Array, codes: Codes, estimate: Callable[[Array, NDArray[np.
     intervals: dict[int, Interval] = {}
     for columns in alike(defined):
         kept = defined[:, columns[0]]
-        sizes = _sizes(kept, codes)
+        sizes = counts(kept, codes)
         for column, (mean, low, high) in zip(columns, estimate(matrix[kept][:, columns], kept), strict=True):
             intervals[column] = Interval(float(mean), float(low), float(high), *sizes)
     return [intervals[column] for column in range(matrix.shape[1])]
@@ -101,8 +99,8 @@ def _means(values: Array, codes: Codes, bootstrap: Bootstrap) -> Array:
     return np.stack([means, *bootstrap.limits(means, residuals, sizes)], axis=1)
 
 
-def _sizes(kept: NDArray[np.bool_], codes: Codes) -> tuple[int, int, int]:
-    """How many clips are kept, of how many groups, and how many are not."""
+def counts(kept: NDArray[np.bool_], codes: Codes) -> tuple[int, int, int]:
+    """How many clips are kept, of how many groups, and how many are not: the end of an `Interval`."""
     return int(kept.sum()), len(np.unique(codes[kept])), int((~kept).sum())
 
 
@@ -124,7 +122,7 @@ def ratio_of_means(
     """
     pair = rows(np.stack([np.asarray(numerator, float), np.asarray(denominator, float)], axis=1), groups)
     codes, kept = group_codes(groups), np.asarray(np.isfinite(pair).all(1))
-    bootstrap, sizes = Bootstrap(confidence, resamples, seed), _sizes(kept, codes)
+    bootstrap, sizes = Bootstrap(confidence, resamples, seed), counts(kept, codes)
     if sizes[1] == 0:
         return Interval(np.nan, np.nan, np.nan, *sizes)
     below = _means(pair[kept, 1:], codes[kept], bootstrap)[0]
@@ -173,95 +171,3 @@ def skill(
     return ratio_of_means(
         np.where(both, gain, np.nan), span, groups, confidence=confidence, resamples=resamples, seed=seed
     )
-
-
-def class_mean(
-    values: ArrayLike,
-    labels: Groups,
-    groups: Groups,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Interval:
-    """Mean over classes of the means of `values` (N,) over each class's clips; see `class_means`."""
-    column = np.asarray(values, dtype=np.float64)[:, None]
-    return class_means(column, labels, groups, confidence=confidence, resamples=resamples, seed=seed)[0]
-
-
-def class_means(
-    values: ArrayLike,
-    labels: Groups,
-    groups: Groups,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> list[Interval]:
-    """Means over classes of class means of the columns of `values` (N, K), NaN dropped, with intervals.
-
-    The classes are fixed, the groups drawn. What is drawn is a group's contribution to the class mean (the score
-    bootstrap: Kline & Santos 2012), r_g = sum_c e_gc sqrt(1 - 1 / G_c) / (C N_c (1 - n_gc / N_c)), where e_gc is the
-    sum of its n_gc clips of class c less the mean of the class's N_c clips, of G_c groups. The standard error,
-    sqrt(sum_g r_g^2), is the jackknife's: without bias where groups of equal size are nested in classes (UCF101), and
-    it holds where a group has clips of several classes (EPIC); no class is ever missing from a resample. t has one
-    degree of freedom less than there are groups for each set of classes that no group links to the rest. Classes with
-    clips of one group only, whose spread cannot be seen, are compared with each other as one stratum, which errs on the
-    wide side.
-
-    Raises:
-        ValueError: `labels` or `groups` name another number of clips than `values` holds.
-    """
-    matrix, classes, codes = rows(rows(values, groups), labels), group_codes(labels), group_codes(groups)
-    bootstrap = Bootstrap(confidence, resamples, seed)
-    return _columns(matrix, codes, lambda chosen, kept: _class_means(chosen, classes[kept], codes[kept], bootstrap))
-
-
-def _class_means(values: Array, classes: Codes, groups: Codes, bootstrap: Bootstrap) -> Array:
-    """Class mean, lower and upper limit (K, 3) of the columns of values (N, K) without NaN."""
-    if len(values) == 0:
-        return np.full((values.shape[1], 3), np.nan)
-    classes, groups = (np.unique(codes, return_inverse=True)[1] for codes in (classes, groups))
-    shares = 1 / np.bincount(classes)
-    means = group_sums(values * shares[classes, None], classes)
-    centre = np.where((values == values[0]).all(0), values[0], means.mean(0))
-    contributions = _contributions(values, means, classes, groups)
-    freedom = len(contributions) - _strata(classes, groups)
-    if freedom < 1:
-        return np.stack([centre, *np.full((2, len(centre)), np.nan)], axis=1)
-    error = np.sqrt((contributions**2).sum(0))
-    drawn = contributions - contributions.mean(0)
-    low, high = bootstrap.quantiles(drawn, np.ones((len(drawn), 1)), freedom=freedom)
-    return np.stack([centre, centre - high * error, centre - low * error], axis=1)
-
-
-def _contributions(values: Array, means: Array, classes: Codes, groups: Codes) -> Array:
-    """What each group adds (G, K) to the error of the mean of class means (C, K), weighted as by the jackknife."""
-    size = np.bincount(classes).astype(np.float64)
-    cells, cell = np.unique(classes * (groups.max() + 1) + groups, return_inverse=True)
-    of_class, of_group = cells // (groups.max() + 1), cells % (groups.max() + 1)
-    residuals = group_sums(values - means[classes], cell)
-    kept = 1 - np.bincount(cell) / size[of_class]
-    alone = kept == 0
-    jackknife = np.sqrt(1 - 1 / np.bincount(of_class)[of_class]) / np.where(alone, 1.0, kept)
-    weight = jackknife / (len(size) * size[of_class])
-    parts = residuals * weight[:, None]
-    if alone.any():
-        parts[alone] = _one_group(means, of_class[alone]) / len(size)
-    return group_sums(parts, of_group)
-
-
-def _one_group(means: Array, lonely: Codes) -> Array:
-    """Deviations of the classes of one group from their own mean, from that of all classes where there is but one."""
-    among = means if len(lonely) == 1 else means[lonely]
-    deviation: Array = (means[lonely] - among.mean(0)) * np.sqrt(len(among) / max(len(among) - 1, 1))
-    return deviation
-
-
-def _strata(classes: Codes, groups: Codes) -> int:
-    """How many sets of classes share no group; the sets of one group count as one."""
-    links = sparse.coo_matrix((np.ones(len(classes)), (classes, groups)))
-    _, of_class = csgraph.connected_components(sparse.block_array([[None, links], [links.T, None]]), directed=False)
-    members = of_class[links.shape[0] :]
-    sizes = np.bincount(members)
-    return int((sizes > 1).sum() + (sizes == 1).any())

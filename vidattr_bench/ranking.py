@@ -9,8 +9,18 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from vidattr_bench.differences import holm, sign_flip_ps
-from vidattr_bench.intervals import Interval
-from vidattr_bench.resampling import Array, Codes, Groups, complete_rows, draws, group_codes, group_sums, rows
+from vidattr_bench.intervals import Interval, counts
+from vidattr_bench.resampling import (
+    Array,
+    Bootstrap,
+    Codes,
+    Groups,
+    complete_rows,
+    draws,
+    group_codes,
+    group_sums,
+    rows,
+)
 
 _FEWEST_BLOCKS = 10
 
@@ -31,14 +41,14 @@ def rank_intervals(
     """
     matrix = rows(values, groups)
     shared, ranked = complete_rows(matrix)
-    codes = group_codes(groups)[shared]
-    sizes = (int(shared.sum()), len(np.unique(codes)), int((~shared).sum()))
+    codes = group_codes(groups)
+    sizes = counts(shared, codes)
     intervals = [Interval(np.nan, np.nan, np.nan, *sizes)] * matrix.shape[1]
     if not shared.any():
         return intervals
     oriented = np.where(higher_is_better, -1.0, 1.0) * matrix[shared][:, ranked]
     points = stats.rankdata(_rounded(oriented.mean(0)))
-    limits = _rank_limits(oriented, codes, confidence, resamples, seed)
+    limits = _rank_limits(oriented, codes[shared], Bootstrap(confidence, resamples, seed))
     for column, rank, low, high in zip(np.flatnonzero(ranked), points, *limits, strict=True):
         intervals[column] = Interval(float(rank), float(low), float(high), *sizes)
     return intervals
@@ -49,18 +59,19 @@ def _rounded(means: Array) -> Array:
     return np.asarray(np.round(means / (np.abs(means).max() or 1.0), 12), dtype=np.float64)
 
 
-def _rank_limits(oriented: Array, codes: Codes, confidence: float, resamples: int, seed: int) -> tuple[Array, Array]:
+def _rank_limits(oriented: Array, codes: Codes, bootstrap: Bootstrap) -> tuple[Array, Array]:
     """Lower and upper quantiles (M,) of the ranks of means of `oriented` (N, M), less being better."""
     sums, sizes = group_sums(oriented, codes), np.bincount(np.unique(codes, return_inverse=True)[1])
     if len(sizes) < 2:
         return np.full(sums.shape[1], np.nan), np.full(sums.shape[1], np.nan)
     parts = [
         stats.rankdata(_rounded(chunk @ sums / (chunk @ sizes)[:, None]), axis=1)
-        for chunk in draws(len(sizes), resamples, seed)
+        for chunk in draws(len(sizes), bootstrap.resamples, bootstrap.seed)
     ]
-    tail = (1 - confidence) / 2
     ranks = np.concatenate(parts)
-    low, high = (np.quantile(ranks, level, axis=0, method="inverted_cdf") for level in (tail, 1 - tail))
+    low, high = (
+        np.quantile(ranks, level, axis=0, method="inverted_cdf") for level in (bootstrap.tail, 1 - bootstrap.tail)
+    )
     return low, high
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from vidattr_bench.class_intervals import class_mean, class_means
 from vidattr_bench.comparisons import compare_methods, derived, reliability_table, skill_table
 from vidattr_bench.differences import holm, rank_biserial, sign_flip_max_t, sign_flip_p, sign_flip_ps, superiority
 from vidattr_bench.intervals import (
     Interval,
-    class_mean,
-    class_means,
     cluster_interval,
     cluster_intervals,
     paired_difference,
