@@ -115,3 +115,10 @@ def test_a_metric_that_ranks_every_clip_alike_is_reliable():
         assert table.loc[metric, "split_half"] == pytest.approx(1)
         assert table.loc[metric, "discrimination"] == 0
         assert table.loc[metric, "krippendorff_alpha"] > 0.95
+
+
+def test_reliability_counts_the_groups_of_the_clips_it_counts():
+    frame = scores()
+    informed = frame["method"].isin(["good", "fair", "poor"])
+    frame.loc[frame["group"].eq("g4") & informed, ["value", "status"]] = [math.nan, "undefined"]
+    assert reliability_table(frame, FACTS)[["clips", "groups"]].drop_duplicates().to_numpy().tolist() == [[18, 9]]

@@ -1,5 +1,6 @@
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -140,6 +141,12 @@ def test_split_half_keeps_groups_together():
 def test_split_half_needs_two_groups_and_three_methods():
     assert math.isnan(split_half(np.ones((4, 5)), ["a"] * 4).correlation)
     assert math.isnan(split_half(np.random.default_rng(16).normal(size=(4, 2)), range(4)).correlation)
+
+
+def test_split_half_of_methods_that_always_tie_is_undefined():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(split_half(np.ones((6, 4)), range(6)).correlation)
 
 
 def test_discrimination_is_the_share_of_clips_that_random_wins():

@@ -183,10 +183,11 @@ def _reliability(table: Sheet, metric: str, facts: Facts, seed: int) -> dict[str
     defined = sign * table.value.dropna(axis=1, how="all")
     informed = defined[[method for method in defined if methods.get(method, {}).get("informed", True)]].to_numpy()
     random = _role(facts, "is_chance", defined.columns)
+    scored = np.isfinite(informed).any(1)
     halves = split_half(informed, table.groups, seed=seed)
     found = {
-        "clips": int(np.isfinite(informed).any(1).sum()),
-        "groups": len(set(table.groups)),
+        "clips": int(scored.sum()),
+        "groups": len(set(table.groups[scored])),
         "methods": informed.shape[1],
         "krippendorff_alpha": krippendorff_alpha(clip_ranks(informed)) if informed.size else np.nan,
         "split_half": halves.correlation,

@@ -85,7 +85,8 @@ def split_half(scores: ArrayLike, groups: Groups, *, splits: int = 1000, seed: i
     """Rank correlation of the methods' means between random halves of the groups; `scores` (clips, methods).
 
     On the clips that all methods share. Halves are of groups, an odd one being left out by chance. Correlations are
-    averaged over splits and then stepped up. NaN with fewer than two groups or three methods.
+    averaged over splits and then stepped up. NaN with fewer than two groups or three methods, or where a half ties them
+    all in every split.
     """
     matrix = rows(scores, groups)
     shared, used = complete_rows(matrix)
@@ -96,7 +97,9 @@ def split_half(scores: ArrayLike, groups: Groups, *, splits: int = 1000, seed: i
     sums = group_sums(matrix[shared][:, used], codes)
     halves = _halves(len(sizes), splits, seed)
     first, second = (stats.rankdata((half @ sums) / (half @ sizes)[:, None], axis=1) for half in halves)
-    correlation = float(np.nanmean(_correlations(first, second)))
+    correlations = _correlations(first, second)
+    varied = np.isfinite(correlations)
+    correlation = float(correlations[varied].mean()) if varied.any() else float("nan")
     return SplitHalf(correlation, 2 * correlation / (1 + correlation) if correlation > -1 else float("nan"))
 
 

@@ -69,11 +69,11 @@ def summarise(
     draws of a stochastic method are averaged within a clip first; a clip is defined where any draw is. `difference` is
     the paired difference to the method that `facts` calls chance, as raw values. `reason` is the most frequent one of
     what failed, else of what does not apply, else of what is undefined. Costs are those of one attribution.
-    `class_mean` is the mean over classes of the means over their clips, with its interval; with `mean=class` so are
-    `mean`, `difference` and their intervals. `tied` tells the informed methods that are not significantly worse than
-    the best of them, the best itself included (`statistics.tied_with_best`, of means over clips); the metrics `tested`
-    for that are the primary endpoints by default, since one metric of fifty methods takes seconds. `metrics` restricts
-    the rows.
+    `class_mean` is the mean over classes of the means over their clips, with its interval, of the clips that have a
+    label; with `mean=class` so are `mean`, `chance`, `difference` and their intervals. `tied` tells the informed
+    methods that are not significantly worse than the best of them, the best itself included
+    (`statistics.tied_with_best`, of means over clips); the metrics `tested` for that are the primary endpoints by
+    default, since one metric of fifty methods takes seconds. `metrics` restricts the rows.
 
     Raises:
         DataError: the scores are of more than one data set, split, model or weights.
@@ -175,8 +175,7 @@ def _rows(
     asked = chosen if subset == "correct" else pd.Series(True, index=clips.index)
     value, chance, own = cells.value[chosen], cells.chance[chosen], clips[chosen]
     differences = _differences(value, own, facts, mean)
-    named = own["label"].notna()
-    classes = _by_method(value[named], own[named], "class")
+    classes = _by_method(value, own, "class")
     tied = _tied(cells.metric, value, own, facts) if test else set()
     for method, interval in _by_method(value, own, mean).items():
         difference = differences.get(method, _NONE)
@@ -189,7 +188,7 @@ def _rows(
             "mean": interval.mean,
             "low": interval.low,
             "high": interval.high,
-            "chance": chance[method][value[method].notna()].mean(),
+            "chance": _level(chance[method].where(value[method].notna()), own, mean),
             **_counts(cells.status[method][asked], cells.reason[method][asked]),
             "difference": difference.mean,
             "difference_low": difference.low,
@@ -232,12 +231,19 @@ def _subset(value: pd.DataFrame, subset: str, clips: pd.DataFrame) -> pd.Series:
 
 
 def _by_method(value: pd.DataFrame, clips: pd.DataFrame, mean: Mean) -> dict[str, Interval]:
-    matrix, groups = value.to_numpy(float), clips["group"].to_numpy()
+    """Means of the columns with intervals; over classes, a clip without a label is of none and left out."""
     if mean == "clip":
-        found = cluster_intervals(matrix, groups, resamples=RESAMPLES)
+        found = cluster_intervals(value.to_numpy(float), clips["group"].to_numpy(), resamples=RESAMPLES)
     else:
-        found = class_means(matrix, clips["label"].to_numpy(), groups, resamples=RESAMPLES)
+        named = clips["label"].notna()
+        labels, groups = (clips.loc[named, name].to_numpy() for name in ("label", "group"))
+        found = class_means(value[named].to_numpy(float), labels, groups, resamples=RESAMPLES)
     return dict(zip(value.columns, found, strict=True))
+
+
+def _level(chance: pd.Series, clips: pd.DataFrame, mean: Mean) -> float:
+    """Mean of chance levels over clips, or over classes of their means."""
+    return float(chance.mean() if mean == "clip" else chance.groupby(clips["label"]).mean().mean())
 
 
 def _counts(status: pd.Series, reason: pd.Series) -> dict[str, Any]:
