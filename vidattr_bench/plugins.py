@@ -246,8 +246,10 @@ def _read(kind: str, path: Path, module: str, only: str = "") -> Iterator[Plugin
     if (only or kind in ("methods", "datasets")) and len(public) != 1:
         raise PluginError(f"{path}: a plug-in of kind {kind} is one public class {only}, this file holds {len(public)}")
     for node, lineage in zip(public, lineages, strict=True):
-        declared = sources.constants(lineage)
-        name = declared.get("name") or _default_name(kind, path.stem, node.name)
+        # Names are not inherited: what builds on another plug-in is not called as that is.
+        own = sources.constants([node])
+        declared = {**sources.constants(lineage), "aliases": own.get("aliases", ())}
+        name = own.get("name") or _default_name(kind, path.stem, node.name)
         entry = EntryPoint(name, f"{module}:{node.name}", f"vidattr_bench.{kind}")
         yield Plugin(entry, ast.get_docstring(node) or "", declared, sources.options(lineage), path)
 

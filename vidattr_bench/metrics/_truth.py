@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 
 import numpy as np
 import scipy.special
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidattr_bench.metric import Case
+from vidattr_bench.metric import Case, Measurement, Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,31 @@ def _reason(inside: Tensor, label: int, target: int) -> str:
     if not bool(inside.any()):
         return "no_tubes"
     return "all_tube" if bool(inside.all()) else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TruthMetric(Metric):
+    """A number from one clip's map and its truth; undefined where the truth is, with the truth's reason."""
+
+    def measure(self, case: Case) -> Measurement:
+        """Values of N clips, and their chance levels where the metric has any."""
+        reasons = [self._reason(case, clip) for clip in range(len(case))]
+        values = [reason or self._value(case, clip) for clip, reason in enumerate(reasons)]
+        levels = [float("nan") if reason else self._chance(case, clip) for clip, reason in enumerate(reasons)]
+        chance = [level for level in levels if level is not None]
+        return Measurement.of(values, chance if len(chance) == len(case) else None)
+
+    def _reason(self, case: Case, clip: int) -> str:
+        """Why the truth of a clip is undefined, or ""."""
+        return truth(case, clip).reason
+
+    @abstractmethod
+    def _value(self, case: Case, clip: int) -> float | str:
+        """The value of one clip whose truth is defined, or the reason why it has none."""
+
+    def _chance(self, case: Case, clip: int) -> float | None:
+        """What a map that knows nothing gets on one clip whose truth is defined; None: no such level."""
+        return truth(case, clip).chance
 
 
 def near(case: Case, clip: int, tolerance: float) -> Tensor:

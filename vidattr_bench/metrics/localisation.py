@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from vidattr_bench.metric import Case, Measurement, Metric
+from vidattr_bench.metric import Case
 
-from ._truth import Levels, Truth, levels, near, truth
+from ._truth import Levels, Truth, TruthMetric, levels, near, truth
 
 
 @dataclasses.dataclass(frozen=True)
-class _Localisation(Metric):
-    """A number from one clip's map and its truth; undefined where the truth is, with the truth's reason."""
+class _Localisation(TruthMetric):
+    """Agreement of a map with the voxels of the label's tubes."""
 
     family: ClassVar[str] = "localisation"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"default": ("",), "localisation": ("",)}
-
-    def measure(self, case: Case) -> Measurement:
-        """Values and chance levels of N clips."""
-        found = [truth(case, clip) for clip in range(len(case))]
-        values = [one.reason or self._value(case, clip, one) for clip, one in enumerate(found)]
-        chance = [float("nan") if one.reason else self._chance(case, clip, one) for clip, one in enumerate(found)]
-        return Measurement.of(values, chance)
-
-    @abstractmethod
-    def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
-        """The value of one clip whose truth is defined, or the reason why it has none."""
-
-    def _chance(self, case: Case, clip: int, truth: Truth) -> float:
-        return truth.chance
 
 
 def pointing_hits(relevance: Tensor, near: Tensor) -> Tensor:
@@ -72,19 +57,19 @@ class PointingGame(_Localisation):
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance={self.tolerance} must be a share of the height, in [0, 1)")
 
-    def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
-        rows = self._rows(truth, truth.inside)
-        if bool(rows.all()):
+    def _value(self, case: Case, clip: int) -> float | str:
+        found = truth(case, clip)
+        if bool(self._rows(found, found.inside).all()):
             return "all_tube"
-        relevance = self._rows(truth, truth.of(case.relevance[clip]))
-        return float(pointing_hits(relevance, self._rows(truth, near(case, clip, self.tolerance))).mean())
+        relevance = self._rows(found, found.of(case.relevance[clip]))
+        return float(pointing_hits(relevance, self._rows(found, near(case, clip, self.tolerance))).mean())
 
-    def _chance(self, case: Case, clip: int, truth: Truth) -> float:
-        return float(self._rows(truth, near(case, clip, self.tolerance)).double().mean())
+    def _chance(self, case: Case, clip: int) -> float:
+        return float(self._rows(truth(case, clip), near(case, clip, self.tolerance)).double().mean())
 
-    def _rows(self, truth: Truth, maps: Tensor) -> Tensor:
+    def _rows(self, found: Truth, maps: Tensor) -> Tensor:
         """The voxels among which each maximum is sought: a row a tube frame, or one for the clip."""
-        return maps[truth.inside.any(2).any(1)].flatten(1) if self.scope == "frame" else maps.reshape(1, -1)
+        return maps[found.inside.any(2).any(1)].flatten(1) if self.scope == "frame" else maps.reshape(1, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +91,11 @@ class TubeMass(_Localisation):
         "constant": "|G|/N",
     }
 
-    def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
-        positive = truth.of(case.relevance[clip]).double().clamp(min=0)
+    def _value(self, case: Case, clip: int) -> float | str:
+        found = truth(case, clip)
+        positive = found.of(case.relevance[clip]).double().clamp(min=0)
         total = float(positive.sum())
-        return float(positive[truth.inside].sum()) / total if total > 0 else "no_positive_relevance"
+        return float(positive[found.inside].sum()) / total if total > 0 else "no_positive_relevance"
 
 
 def rank_accuracy(levels: Levels) -> float:
@@ -149,7 +135,7 @@ class RankAccuracy(_Localisation):
         "constant": "|G|/N",
     }
 
-    def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
+    def _value(self, case: Case, clip: int) -> float | str:
         return rank_accuracy(levels(case, clip))
 
 
@@ -170,10 +156,10 @@ class RocAuc(_Localisation):
         "constant": 0.5,
     }
 
-    def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
+    def _value(self, case: Case, clip: int) -> float | str:
         return roc_auc(levels(case, clip))
 
-    def _chance(self, case: Case, clip: int, truth: Truth) -> float:
+    def _chance(self, case: Case, clip: int) -> float:
         return 0.5
 
 
@@ -196,5 +182,5 @@ class AveragePrecision(_Localisation):
         "constant": "|G|/N",
     }
 
-    def _value(self, case: Case, clip: int, truth: Truth) -> float | str:
+    def _value(self, case: Case, clip: int) -> float | str:
         return average_precision(levels(case, clip))

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-from vidattr_bench.metric import Case, Measurement, Metric
+from vidattr_bench.metric import Case
 
-from ._frames import Frames, frames
-from ._truth import chance_iou, expected_iou
+from ._frames import frames
+from ._truth import TruthMetric, chance_iou, expected_iou
 from .localisation import pointing_hits, roc_auc
 
 
 @dataclasses.dataclass(frozen=True)
-class _Temporal(Metric):
+class _Temporal(TruthMetric):
     """A number from the relevance of each annotated frame; undefined as the truth, and where no frame is empty."""
 
     family: ClassVar[str] = "temporal"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"localisation": ("",), "temporal": ("",)}
 
-    def measure(self, case: Case) -> Measurement:
-        """Values and chance levels of N clips."""
-        found = [frames(case, clip) for clip in range(len(case))]
-        chance = [float("nan") if one.reason else self._chance(one) for one in found]
-        return Measurement.of([one.reason or self._value(one) for one in found], chance)
+    def _reason(self, case: Case, clip: int) -> str:
+        return frames(case, clip).reason
 
-    @abstractmethod
-    def _value(self, frames: Frames) -> float | str:
-        """The value of one clip whose truth is defined, or the reason why it has none."""
-
-    def _chance(self, frames: Frames) -> float:
-        return frames.chance
+    def _chance(self, case: Case, clip: int) -> float:
+        return frames(case, clip).chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +46,10 @@ class TemporalMass(_Temporal):
         "constant": "|F|/t",
     }
 
-    def _value(self, frames: Frames) -> float | str:
-        total = float(frames.positive.sum())
-        return float(frames.positive[frames.tube].sum()) / total if total > 0 else "no_positive_relevance"
+    def _value(self, case: Case, clip: int) -> float | str:
+        found = frames(case, clip)
+        total = float(found.positive.sum())
+        return float(found.positive[found.tube].sum()) / total if total > 0 else "no_positive_relevance"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +69,9 @@ class TemporalPointing(_Temporal):
         "constant": "|F|/t",
     }
 
-    def _value(self, frames: Frames) -> float | str:
-        return float(pointing_hits(frames.relevance[None], frames.tube[None]))
+    def _value(self, case: Case, clip: int) -> float:
+        found = frames(case, clip)
+        return float(pointing_hits(found.relevance[None], found.tube[None]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +93,12 @@ class TemporalIoU(_Temporal):
         "constant": "chance",
     }
 
-    def _value(self, frames: Frames) -> float | str:
-        return expected_iou(frames.levels)
+    def _value(self, case: Case, clip: int) -> float:
+        return expected_iou(frames(case, clip).levels)
 
-    def _chance(self, frames: Frames) -> float:
-        return chance_iou(len(frames.tube), int(frames.tube.sum()))
+    def _chance(self, case: Case, clip: int) -> float:
+        tube = frames(case, clip).tube
+        return chance_iou(len(tube), int(tube.sum()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +118,8 @@ class TemporalAuc(_Temporal):
         "constant": 0.5,
     }
 
-    def _value(self, frames: Frames) -> float | str:
-        return roc_auc(frames.levels)
+    def _value(self, case: Case, clip: int) -> float:
+        return roc_auc(frames(case, clip).levels)
 
-    def _chance(self, frames: Frames) -> float:
+    def _chance(self, case: Case, clip: int) -> float:
         return 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,9 +12,9 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from vidattr_bench.metric import Case, Measurement, Metric
+from vidattr_bench.metric import Case
 
-from ._truth import Levels, chance_iou, expected_iou, levels, truth
+from ._truth import Levels, TruthMetric, chance_iou, expected_iou, levels, truth
 
 Threshold = Literal["area", "half_max"] | float
 
@@ -91,8 +90,8 @@ def best_ious(mask: Tensor, targets: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class _ThresholdMetric(Metric):
-    """A number from the map cut at a threshold.
+class _ThresholdMetric(TruthMetric):
+    """A number from the map cut at a threshold; `no_positive_relevance` where half_max has no maximum.
 
     Attributes:
         threshold: area (as many voxels as G), half_max (half of the maximum), or a fixed relevance.
@@ -102,10 +101,6 @@ class _ThresholdMetric(Metric):
 
     threshold: Threshold = "area"
 
-    def measure(self, case: Case) -> Measurement:
-        """Values of N clips; undefined as the truth, and `no_positive_relevance` where half_max has no maximum."""
-        return Measurement.of([truth(case, clip).reason or self._value(case, clip) for clip in range(len(case))])
-
     def _value(self, case: Case, clip: int) -> float | str:
         grouped = levels(case, clip)
         if self.threshold == "half_max" and float(grouped.values[0]) <= 0:
@@ -113,6 +108,9 @@ class _ThresholdMetric(Metric):
         score = self._scorer(case, clip)
         relevance = truth(case, clip).of(case.relevance[clip])
         return sum(weight * score(mask) for weight, mask in cuts(relevance, grouped, self.threshold))
+
+    def _chance(self, case: Case, clip: int) -> float | None:
+        return None
 
     @abstractmethod
     def _scorer(self, case: Case, clip: int) -> Callable[[Tensor], float]:
@@ -128,10 +126,13 @@ class TubeIoU(_ThresholdMetric):
     Unknown frames are left out, and those around them become neighbours. With `threshold=area`, voxels tied at the
     border enter all together with the probability that makes the expected area |G|, and the value is the expectation: a
     constant map scores |G| / N times the IoU of the whole clip with the tube. No closed form of chance: see the random
-    control. Undefined as the truth.
+    control. Undefined as the truth, and `no_positive_relevance` where half_max has no maximum.
 
     Attributes:
         above: report the share of tubes whose IoU exceeds this instead of the mean IoU.
+
+    Raises:
+        ValueError: `above` outside [0, 1).
     """
 
     name: ClassVar[str] = "tube_iou"
@@ -149,6 +150,10 @@ class TubeIoU(_ThresholdMetric):
     }
 
     above: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.above is not None and not 0 <= self.above < 1:
+            raise ValueError(f"above={self.above} must be an IoU that can be exceeded, in [0, 1)")
 
     def _scorer(self, case: Case, clip: int) -> Callable[[Tensor], float]:
         targets: Tensor = case.shared.memo(("tubes", clip), lambda: _known_tubes(case, clip))
@@ -188,22 +193,16 @@ class VoxelIoU(_ThresholdMetric):
         "constant": "chance",
     }
 
-    def measure(self, case: Case) -> Measurement:
-        """Values of N clips, and chance levels where the area is that of G."""
-        measured = super().measure(case)
-        if self.threshold != "area":
-            return measured
-        chance = [case.shared.memo(("voxel chance", clip), partial(_chance, case, clip)) for clip in range(len(case))]
-        return dataclasses.replace(measured, chance=torch.tensor(chance, dtype=torch.float64))
-
     def _value(self, case: Case, clip: int) -> float | str:
         return expected_iou(levels(case, clip)) if self.threshold == "area" else super()._value(case, clip)
+
+    def _chance(self, case: Case, clip: int) -> float | None:
+        if self.threshold != "area":
+            return None
+        inside = truth(case, clip).inside
+        level: float = case.shared.memo(("voxel chance", clip), lambda: chance_iou(inside.numel(), int(inside.sum())))
+        return level
 
     def _scorer(self, case: Case, clip: int) -> Callable[[Tensor], float]:
         inside = truth(case, clip).inside
         return lambda mask: voxel_iou(mask, inside)
-
-
-def _chance(case: Case, clip: int) -> float:
-    found = truth(case, clip)
-    return float("nan") if found.reason else chance_iou(found.inside.numel(), int(found.inside.sum()))
