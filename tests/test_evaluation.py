@@ -3,11 +3,13 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from vidattr_bench import evaluation
+from vidattr_bench import evaluation, plugins
 from vidattr_bench.clip import Batch, Unreadable
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.method import AttributionMethod
@@ -336,6 +338,19 @@ def test_curve_points_are_the_target_probability_at_each_fraction(model, batch):
     darkest = frames.mean((0, 2, 3)).argmin()
     frames[:, darkest] = 0
     assert lerf[1][1] == pytest.approx(model(frames[None]).softmax(1)[0, 3].item(), abs=1e-6)
+
+
+def test_the_points_of_every_step_count_are_told_apart(model, batch):
+    metrics = [plugins.create("metrics", f"srg:unit=frame,substrate=black,steps={steps}") for steps in (2, 4)]
+    rows, cells = evaluate(subject(model, {"b": Brightness()}, {"coarse": metrics[0], "fine": metrics[1]}), batch)
+    points = pd.DataFrame(rows.curves)
+    assert not points.duplicated(["clip", "method", "unit", "substrate", "steps", "order", "seed", "fraction"]).any()
+    for name, steps in (("coarse", 2), ("fine", 4)):
+        for clip in batch.ids:
+            part = points[points["clip"].eq(clip) & points["steps"].eq(steps)]
+            areas = {order: np.trapezoid(curve["score"], curve["fraction"]) for order, curve in part.groupby("order")}
+            (value,) = [row["value"] for key, row in cells.items() if key[0] == clip and key[2] == name]
+            assert value == pytest.approx(areas["lerf"] - areas["morf"])
 
 
 def test_asked_maps_are_kept(model, batch):

@@ -47,7 +47,7 @@ def subject(model, methods, metrics, batch, sampled):
 def sent_by_curves(rows, forward_batch):
     """Forwards of the curves that were made, from their points."""
     points = Counter(
-        (r["clip"], r["method"], r["seed"], r["unit"], r["substrate"]) for r in rows if r["order"] == "morf"
+        (r["clip"], r["method"], r["seed"], r["unit"], r["substrate"], r["steps"]) for r in rows if r["order"] == "morf"
     )
     return sum(padded(max(2 * (n - 2), 0), forward_batch) for n in points.values())
 

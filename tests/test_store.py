@@ -23,6 +23,7 @@ def rows(*scores, fraction=0.0):
         "clip": "a",
         "method": "m",
         "unit": "frame",
+        "steps": 4,
         "order": "morf",
         "seed": 0,
         "fraction": fraction,
@@ -46,6 +47,17 @@ def test_written_rows_are_read_back(store):
     assert frame["value"].isna().tolist() == [False, True]
     assert store.finished() == {Cell("a", "m", "x", 0), Cell("b", "m", "x", 0)}
     assert len(store.curves()) == len(store.costs()) == 1
+
+
+def test_curves_of_folders_without_step_counts_are_read(store, monkeypatch):
+    old = {**stores.SCHEMAS, "curves": stores.SCHEMAS["curves"].remove(stores.SCHEMAS["curves"].names.index("steps"))}
+    with monkeypatch.context() as older:
+        older.setattr(stores, "SCHEMAS", old)
+        store.write(0, rows(score()))
+    store.write(1, rows(score("b"), fraction=0.5))
+    frame = store.curves()
+    assert frame["steps"].isna().tolist() == [True, False]
+    assert frame["fraction"].tolist() == [0.0, 0.5]
 
 
 def test_equal_rows_are_equal_bytes(tmp_path):

@@ -40,7 +40,8 @@ def draw_curves(curves: pd.DataFrame, scores: pd.DataFrame, facts: Facts, folder
     the area between the two curves.
 
     Args:
-        curves: columns clip, method, unit, substrate, order, seed, fraction, score.
+        curves: columns clip, method, unit, substrate, order, seed, fraction, score; points of several step counts lie
+            on one curve.
         scores: columns clip and group tell which clips belong together.
         facts: which methods are controls.
         folder: where the files go.

@@ -98,7 +98,7 @@ def curve_rows(key: Mapping[str, Any], spec: CurveSpec, curve: Curve, target: in
         ("lerf", 1 - curve.fractions.flip(0), curve.lerf),
     ):
         scores = logits.double().softmax(1)[:, target].tolist()
-        shared = {**key, "unit": spec.unit, "substrate": spec.substrate, "order": order}
+        shared = {**key, "unit": spec.unit, "substrate": spec.substrate, "steps": spec.steps, "order": order}
         for fraction, score in zip(fractions.tolist(), scores, strict=True):
             yield {**shared, "fraction": fraction, "score": score}
 

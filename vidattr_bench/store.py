@@ -40,13 +40,13 @@ SCHEMAS = {
     ),
     "curves": pa.schema(
         [(name, _TEXT) for name in ("clip", "method", "unit", "substrate", "order")]
-        + [("seed", _INT), ("fraction", _REAL), ("score", _REAL)]
+        + [("seed", _INT), ("fraction", _REAL), ("score", _REAL), ("steps", _INT)]
     ),
 }
 _KEYS = {
     "scores": ["clip", "method", "metric", "seed"],
     "costs": ["clip", "method", "step"],
-    "curves": ["clip", "method", "unit", "substrate", "order", "seed", "fraction"],
+    "curves": ["clip", "method", "unit", "substrate", "steps", "order", "seed", "fraction"],
 }
 _RESTORE = "restore it, or choose another folder with --output"
 _PART = re.compile(r"(\d{6})-(\d{3})-([0-9a-f]{64})\.parquet")
@@ -183,7 +183,7 @@ class Store:
         return self.read("costs")
 
     def curves(self) -> pd.DataFrame:
-        """One row a point of a perturbation curve."""
+        """One row a point of a perturbation curve; `steps` is NaN in folders that an older version wrote without it."""
         return self.read("curves")
 
     def write_array(self, name: str, array: np.ndarray[Any, Any]) -> None:
