@@ -119,19 +119,10 @@ def test_a_map_with_nan_fails_its_cells_alone_with_status_1(capsys, tmp_path, mo
     }
 
 
-def test_dry_run_counts_what_the_run_then_does(capsys, tmp_path):
-    words = [
-        "run",
-        *QUICK,
-        "--methods",
-        "gradient",
-        "centre",
-        "--metrics",
-        "srg:steps=4",
-        "roc_auc",
-        "--forward-batch",
-        "1",
-    ]
+@pytest.mark.parametrize("given", [["--forward-batch", "1"], []])
+def test_dry_run_counts_what_the_run_then_does(capsys, tmp_path, monkeypatch, given):
+    monkeypatch.setattr("vidattr_bench.perturbation.measure_forward_batch", lambda model, x: 4)
+    words = ["run", *QUICK, "--methods", "gradient", "centre", "--metrics", "srg:steps=4", "roc_auc", *given]
     status, out, _ = call(capsys, *words, "--dry-run", "--output", tmp_path / "run")
     assert status == 0
     assert not (tmp_path / "run").exists()
@@ -139,6 +130,7 @@ def test_dry_run_counts_what_the_run_then_does(capsys, tmp_path):
     from vidattr_bench.runner import Run
 
     costs = Run(tmp_path / "run").costs()
+    assert f"forward batch: {1 if given else 4}" in out
     assert f"forwards: {int(costs['forwards'].sum())} " in out
     assert f"backwards: {int(costs['backwards'].sum())}" in out
     assert f"cells: {len(Run(tmp_path / 'run').scores())}" in out

@@ -63,7 +63,7 @@ class Forwards:
         model: the model under explanation.
         methods: configured methods by row label.
         metrics: configured metrics by row label.
-        forward_batch: clips per forward of perturbed clips; 1 leaves padding out.
+        forward_batch: B, clips per forward of perturbed clips.
     """
 
     model: VideoModel
@@ -100,9 +100,9 @@ class Forwards:
         return Work(method.draws * forwards, method.draws * maps * backwards)
 
     def of_curve(self, spec: CurveSpec, clip: Tensor) -> int:
-        """Forwards of one curve of one map, without its ends.
+        """Forwards of one curve of one map, without its ends; an upper bound where units differ in size.
 
-        Exact for units of one size; where sizes differ, a map whose order ties in the very middle saves two clips.
+        There the order decides how many cuts fall on boundaries of their own: see `planned_forwards`.
         """
         return planned_forwards(spec, units_of(clip, spec.unit), self.forward_batch)
 

@@ -66,7 +66,8 @@ class Curve:
 def planned_forwards(spec: CurveSpec, units: Units, forward_batch: int = 1) -> int:
     """Clips that one curve sends through the model, the shared end points left out, padded to whole forward batches.
 
-    Exact where all units have one size; where they differ, a tie in the very middle saves two clips.
+    Exact where all units have one size. Where sizes differ it is the most there can be: a tie in the very middle saves
+    two clips, and so does every cut that shares its nearest boundary with the one before.
     """
     interior = len(cut_boundaries(units.sizes, spec.steps)) - 2
     if len(set(units.sizes.tolist())) > 1:
@@ -212,7 +213,7 @@ def measure_forward_batch(
         if time.perf_counter() + expected > deadline:
             break
         try:
-            seconds[size] = _batch_seconds(model, x, size) * math.ceil(clips / size)
+            seconds[size] = batch_seconds(model, x, size) * math.ceil(clips / size)
         except torch.OutOfMemoryError:
             break
     if not seconds:
@@ -220,8 +221,9 @@ def measure_forward_batch(
     return min(size for size, taken in seconds.items() if taken <= 1.05 * min(seconds.values()))
 
 
-def _batch_seconds(model: VideoModel, x: Tensor, size: int) -> float:
-    """The best of the forwards of a batch after a first one that only warms up."""
+@torch.no_grad()
+def batch_seconds(model: VideoModel, x: Tensor, size: int) -> float:
+    """Seconds of a forward of `size` clips like x (C, T, H, W), the best after one that only warms up; not counted."""
     batch = x.expand(size, *x.shape).contiguous()
     instants = []
     for _ in range(MEASURED_FORWARDS):

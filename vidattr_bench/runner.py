@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from rich.console import Console
+from torch import Tensor
 
 from vidattr_bench import perturbation, plugins, provenance, report
 from vidattr_bench.datamodule import Work
@@ -133,9 +134,8 @@ def run(config: Path | None = None, **options: Any) -> Run:
 
 def execute(settings: Settings, console: Console) -> Run:
     """Do what the settings ask, resuming what an earlier process left in the folder."""
-    _quiet_lightning()
     plan = prepare(settings)
-    trainer = _trainer(settings)
+    trainer = trainer_of(settings)
     store = Store(plan.folder)
     store.create()
     if not trainer.is_global_zero:  # rank 0 of the job holds the lock
@@ -155,7 +155,7 @@ def _execute(trainer: Trainer, plan: Plan, store: Store, console: Console) -> Ru
     plan.data.pending = [n for n in plan.numbers() if any(ref.id in unfinished for ref in plan.refs([n]))]
     if missing:
         count_logits(plan.model, plan.data)
-        subject = subject_of(plan, _forward_batch(plan, store, device) if leads else 1)
+        subject = subject_of(plan, forward_batch_of(plan, store, device, plan.data.pending) if leads else 1)
         if leads:
             provenance.record(plan, store, device, subject.forward_batch)
         _predict(trainer, subject, plan, store, missing, console)
@@ -195,7 +195,9 @@ def subject_of(plan: Plan, forward_batch: int) -> Subject:
     )
 
 
-def _trainer(settings: Settings) -> Trainer:
+def trainer_of(settings: Settings) -> Trainer:
+    """Lightning's Trainer for the hardware that the settings name; raises `RunError` where it cannot be had."""
+    _quiet_lightning()
     devices = int(settings.devices) if settings.devices.lstrip("-").isdigit() else settings.devices
     try:
         return Trainer(
@@ -234,16 +236,29 @@ def _predict(
     trainer.strategy.barrier()
 
 
-def _forward_batch(plan: Plan, store: Store, device: torch.device) -> int:
-    """The option, else what the folder's rows were made with, else what a measurement finds best on this device."""
+def forward_batch_of(plan: Plan, store: Store, device: torch.device, numbers: Iterable[int]) -> int:
+    """Clips per forward: the option, else what the folder's rows were made with, else what is measured to be best.
+
+    Args:
+        plan: the run's plan.
+        store: the run's folder, which need not exist.
+        device: where the model runs.
+        numbers: batches of the plan, of whose first clip that can be read copies are sent.
+    """
     kept = plan.settings.forward_batch or store.provenance().get("forward_batch")
     if kept is not None:
         return int(kept)
-    work = next((w for n in plan.data.pending if (w := plan.data.read(n, plan.data.plan[n])).batch is not None), None)
-    if work is None or work.batch is None:
+    clip = first_clip(plan, numbers)
+    if clip is None:
         return 1
     model = plan.model.to(device)
-    return perturbation.measure_forward_batch(model, model.normalise(work.batch.frames[:1].to(device))[0])
+    return perturbation.measure_forward_batch(model, model.normalise(clip[None].to(device))[0])
+
+
+def first_clip(plan: Plan, numbers: Iterable[int]) -> Tensor | None:
+    """The frames (C, T, H, W) of the first clip of some batches that can be read, None where none can."""
+    works = (plan.data.read(n, plan.data.plan[n]) for n in numbers)
+    return next((work.batch.frames[0] for work in works if work.batch is not None), None)
 
 
 def _quiet_lightning() -> None:
