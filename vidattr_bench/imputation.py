@@ -23,7 +23,8 @@ def impute(x: Tensor, removed: Tensor, dims: int = 2, tolerance: float = 1e-3) -
     A neighbour that differs by one along k axes weighs 2^-k beside the others: in a frame direct neighbours 1/6 and
     diagonal ones 1/12, in the clip 1/14, 1/28 and 1/56 for the 6, 12 and 8 voxels across faces, edges and corners.
     Beyond the border there are none, and the others weigh the more. Where a whole frame (or clip) is removed, every
-    voxel is the mean of its channel in x. A clip's values do not depend on the other removed sets.
+    voxel is the mean of its channel in x. A clip's values do not depend on the other removed sets; on an accelerator,
+    which solves for all of them together, within the tolerance.
 
     Args:
         x: (C, T, H, W), the clip.
@@ -143,7 +144,8 @@ def _solve(levels: list[_Level], r: Tensor, tolerance: float) -> Tensor:
         if not bool(running.any()):
             return values
         before, slope = slope, _dot(r, error)
-        direction.mul_(_each(slope / before)).add_(error)
+        # What has stopped may have no slope left, and 0 / 0 would spoil it.
+        direction.mul_(_each(torch.where(running, slope / before, 0))).add_(error)
         change = levels[0].energy(direction)
         length = torch.where(running, slope / _dot(direction, change), 0)
         values.addcmul_(direction, _each(length))
