@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 import vidattr_bench as vb
 from vidattr_bench.errors import NotApplicableError, PluginError
-from vidattr_bench.fixtures import CLASSES, NETWORKS, SmallNet, as_model, small_batch, small_model
+from vidattr_bench.fixtures import CLASSES, NETWORKS, SmallNet, as_model, explained_case, small_batch, small_model
 from vidattr_bench.metrics._randomised import layers_of, randomised
 from vidattr_bench.metrics.randomisation import histogram_entropy, spans
 from vidattr_bench.metrics.selectivity import neuron_model
@@ -25,20 +26,8 @@ SCHEMES = ("top_down", "bottom_up", "independent")
 ASKING = ("model_randomisation", "efficient_randomisation", "class_selectivity", "neuron_selectivity")
 
 
-def asking(method):
-    """How a case asks a configured method again: seeds by clip, other ones for another draw."""
-
-    def explain(model, frames, targets, draw=0):
-        seeds = [1000 * draw + clip for clip in range(len(frames))] if method.stochastic else None
-        return method(model, frames, targets, seeds)
-
-    return explain
-
-
-def case(explain, model=None, batch=None):
-    explain = asking(vb.create("methods", explain)) if isinstance(explain, str) else explain
-    model, batch = model or small_model(), batch or small_batch(1)
-    return vb.Case(model, batch, batch.labels, explain(model, batch.frames, batch.labels), explain=explain)
+def case(method, model=None, batch=None):
+    return explained_case(method, model or small_model(), batch or small_batch(1))
 
 
 def brightness(model, frames, targets, draw=0):
@@ -246,6 +235,14 @@ def test_a_constant_correlation_is_never_recorded_as_zero():
         assert found.values.isnan().all()
 
 
+def test_a_map_whose_magnitude_is_constant_is_a_constant_map_where_magnitudes_are_compared():
+    made = case(brightness)
+    made.relevance.fill_(0.3)[..., 0] = -0.3
+    found = vb.create("metrics", "model_randomisation:absolute=True").measure(made)
+    assert found.reasons == ("constant_map",)
+    assert vb.create("metrics", "model_randomisation").measure(made).reasons == ("",)
+
+
 def test_one_constant_map_among_others_is_not_left_out_of_the_mean():
     model = small_model()
     first = model.net.conv1.weight.clone()
@@ -259,7 +256,7 @@ def test_one_constant_map_among_others_is_not_left_out_of_the_mean():
 
 def test_maps_of_random_networks_serve_all_metrics_that_ask_for_them():
     asked = []
-    original = asking(vb.create("methods", "gradient"))
+    original = case("gradient").explain
 
     def explain(model, frames, targets, draw=0):
         asked.append(model)
@@ -477,6 +474,15 @@ def test_methods_that_need_what_neurons_lack_are_not_applicable():
         vb.create("metrics", "neuron_selectivity")(
             case("gradient", as_model(NETWORKS["joint attention"], feature_layer=""))
         )
+
+
+@pytest.mark.parametrize("method", ["lrp", "excitation_backprop"])
+@pytest.mark.parametrize("build", [SmallNet, NETWORKS["residual CNN"]])
+def test_rules_for_every_step_do_not_apply_to_neurons_and_the_reason_is_no_traceback(method, build):
+    with pytest.raises(NotApplicableError) as raised:
+        vb.create("metrics", "neuron_selectivity")(case(method, as_model(build)))
+    assert "IndexError" not in str(raised.value)
+    assert re.search("read off layer '.*' by a hook|has no rule for", str(raised.value))
 
 
 def test_silent_channels_are_not_drawn():

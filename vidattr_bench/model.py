@@ -183,7 +183,9 @@ class VideoModel(nn.Module):
         """
         other = copy.copy(self)
         other._modules = {"net": net}
-        other._renamed, other.facts = renamed, {}
+        # What has been renamed before is still found by its first name.
+        other._renamed = {**renamed, **{first: renamed.get(name, name) for first, name in self._renamed.items()}}
+        other.facts = {}
         try:
             other._declared_feature_layer = self.feature_layer(x)
         except NotApplicableError:

@@ -86,6 +86,8 @@ def _rewritten(model: VideoModel, frames: Tensor) -> VideoModel | str:
             same = torch.allclose(net(x), expected, rtol=1e-4, atol=1e-5)
         except torch.OutOfMemoryError:  # passes, and so must not be remembered
             raise
+        except NotApplicableError as reason:  # the network's own word
+            return str(reason)
         except Exception as error:
             first = str(error).strip().split("\n")[0].split(". ")[0]
             return f"torch.fx cannot follow the network's forward pass: {type(error).__name__}: {first}"

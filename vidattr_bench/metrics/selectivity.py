@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.metric import Case, Measurement, Metric
 from vidattr_bench.model import VideoModel
 from vidattr_bench.randomness import generator
@@ -166,13 +167,17 @@ class _Neurons(nn.Module):
         self.net, self.layer = net, layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, channels)."""
+        """Logits (N, channels); raises `NotApplicableError` where a trace leaves out the hook that reads them."""
         seen: list[Tensor] = []
         handle = self.net.get_submodule(self.layer).register_forward_hook(lambda _, args, output: seen.append(output))
         try:
             self.net(x)
         finally:
             handle.remove()
+        if not seen:
+            raise NotApplicableError(
+                f"the neurons are read off layer {self.layer!r} by a hook, which torch.fx cannot follow"
+            )
         return seen[-1].flatten(2).amax(2)
 
 
