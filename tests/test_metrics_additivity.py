@@ -224,6 +224,12 @@ def test_what_is_constant_is_undefined_with_its_reason_and_never_zero(name, mode
         assert found.values.isnan().all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_of_one_unit_has_no_sets_to_compare(name):
+    case = case_of(small_model(), noise(n=2, size=(1, 20, 28)).abs())
+    assert plugins.create("metrics", f"{name}:unit=frame").measure(case).reasons == ("one_unit",) * 2
+
+
 @pytest.mark.parametrize("name", CORRELATIONS)
 def test_random_signed_maps_do_not_correlate_with_a_linear_model_on_average(name):
     values = torch.tensor(measured(name, case_of(as_model(Linear), noise(7, n=40)), "score=logit,substrate=mean"))

@@ -6,8 +6,9 @@ from torch import nn
 
 from vidattr_bench import plugins
 from vidattr_bench.clip import Batch
-from vidattr_bench.errors import DataError, PluginError
+from vidattr_bench.errors import DataError, NotApplicableError, PluginError
 from vidattr_bench.metric import Case, Cost, Shared
+from vidattr_bench.metrics._curves import target_score
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import planned_forwards
 from vidattr_bench.presets import presets, resolve
@@ -195,6 +196,13 @@ def test_scores_are_probability_logit_and_margin_of_the_target(relevance):
     for score, scores in expected.items():
         area = float(((scores[1:] + scores[:-1]) / 2 * curve.fractions.diff()).sum())
         assert float(measure(f"deletion:score={score}", case)) == pytest.approx(area)
+
+
+def test_a_margin_needs_another_class():
+    for score in ("prob", "logit"):
+        assert target_score(torch.tensor([[2.0], [3.0]]), 0, score).shape == (2,)
+    with pytest.raises(NotApplicableError, match="the model has one class"):
+        target_score(torch.tensor([[2.0], [3.0]]), 0, "margin")
 
 
 def test_all_metrics_of_one_curve_share_its_forwards_and_all_methods_its_ends(relevance):

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.metric import Case, Measurement, Metric
 from vidattr_bench.perturbation import Curve, CurveSpec
 
@@ -18,12 +19,18 @@ SMALLEST_SPAN = 0.05
 
 
 def target_score(logits: Tensor, target: int, score: Score) -> Tensor:
-    """Score (P,) of a class from logits (P, K): probability, logit, or logit minus the largest other logit."""
+    """Score (P,) of a class from logits (P, K): probability, logit, or logit minus the largest other logit.
+
+    Raises:
+        NotApplicableError: a margin of the only class there is.
+    """
     if score == "prob":
         return logits.softmax(1)[:, target]
     if score == "logit":
         return logits[:, target]
     others = torch.arange(logits.shape[1]) != target
+    if not bool(others.any()):
+        raise NotApplicableError("score=margin compares with other classes, and the model has one class")
     return logits[:, target] - logits[:, others].amax(1)
 
 

@@ -83,6 +83,8 @@ class _Additivity(Metric):
         return Measurement.of([self._value(case, clip, spec) for clip in range(len(case))])
 
     def _value(self, case: Case, clip: int, spec: RemovalSpec) -> float | str:
+        if len(case.shared.units(clip, spec.unit).sizes) == 1:
+            return "one_unit"
         low, high = case.relevance[clip].aminmax()
         return self._compare(_falls(case, clip, spec, self.score), bool(low == high))
 
@@ -96,6 +98,23 @@ class _Additivity(Metric):
 
 
 @dataclasses.dataclass(frozen=True)
+class _OneSize(_Additivity):
+    """A number from random sets of one size.
+
+    Attributes:
+        share: share of the units in a set.
+        draws: sets; the same for all methods.
+    """
+
+    share: float = 0.1
+    draws: int = 100
+
+    def removal_specs(self) -> tuple[RemovalSpec, ...]:
+        """`draws` sets of one share."""
+        return (RemovalSpec(self.unit, self.substrate, (self.share,), self.draws),)
+
+
+@dataclasses.dataclass(frozen=True)
 class SensitivityN(_Additivity):
     """Correlation of a random set's summed relevance with what the score falls by without it; mean over set sizes.
 
@@ -104,15 +123,12 @@ class SensitivityN(_Additivity):
     paper plots it against n, from 1 unit to about 80 % of them with 100 sets each. A map that adds up to the score
     (x * w of a linear model, substrate 0, score=logit) has 1, its negative -1. The chance level is the row of the
     random control: 0 for units of one size, while where sizes differ the sums of any positive map follow them.
-    Undefined where it is so for one of the set sizes: `constant_map`, `constant_relevance` (q is the same for all
-    sets), `constant_score` (d is).
+    Undefined: `one_unit` (the clip has no other), and, where it is so for one of the set sizes, `constant_map`,
+    `constant_relevance` (q is the same for all sets), `constant_score` (d is).
 
     Attributes:
         shares: shares of the units in a set.
         draws: sets of each share; the same for all methods.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
     """
 
     reference: ClassVar[str] = "Ancona 2018, arXiv 1711.06104, section 4"
@@ -141,19 +157,12 @@ class SensitivityN(_Additivity):
 
 
 @dataclasses.dataclass(frozen=True)
-class FaithfulnessCorrelation(_Additivity):
+class FaithfulnessCorrelation(_OneSize):
     """Correlation of a random set's summed relevance with what the score falls by without it, for sets of one size.
 
     Over `draws` random sets S that hold `share` of the units: Pearson's correlation of q(S) = sum of the signed
-    relevance in S and d(S) = s(x) - s(x without S); `sensitivity_n` for one size. Undefined: `constant_map`,
-    `constant_relevance` (q is the same for all sets), `constant_score` (d is).
-
-    Attributes:
-        share: share of the units in a set.
-        draws: sets; the same for all methods.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
+    relevance in S and d(S) = s(x) - s(x without S); `sensitivity_n` for one size. Undefined: `one_unit`,
+    `constant_map`, `constant_relevance` (q is the same for all sets), `constant_score` (d is).
     """
 
     reference: ClassVar[str] = "Bhatt 2020, arXiv 2005.00631, equation 4"
@@ -165,19 +174,12 @@ class FaithfulnessCorrelation(_Additivity):
         "constant": "undefined: constant_map",
     }
 
-    share: float = 0.1
-    draws: int = 100
-
-    def removal_specs(self) -> tuple[RemovalSpec, ...]:
-        """`draws` sets of one share."""
-        return (RemovalSpec(self.unit, self.substrate, (self.share,), self.draws),)
-
     def _compare(self, falls: _Falls, constant: bool) -> float | str:
         return "constant_map" if constant else _correlation(falls, slice(None))
 
 
 @dataclasses.dataclass(frozen=True)
-class Infidelity(_Additivity):
+class Infidelity(_OneSize):
     """How far summed relevance, on its best scale, is from what the score falls by without random sets of units.
 
     With q(S) = sum of the signed relevance in S and d(S) = s(x) - s(x without S) over random sets S:
@@ -186,15 +188,8 @@ class Infidelity(_Additivity):
     that says nothing (beta = 0); 0 is a map that adds up to the score. The paper's infidelity is E[(q - d)^2]; Captum's
     with `normalize=True` is E[(beta q - d)^2] without clamping. Nothing is centred: a constant map gets
     1 - E[d]^2 / E[d^2] for units of one size, and with large sets, where the mean fall dwarfs its spread, all positive
-    maps look alike; so sets are small, and it is read beside the row of the random control. Undefined: `zero_map` (q is
-    0 for all sets), `no_fall` (d is).
-
-    Attributes:
-        share: share of the units in a set.
-        draws: sets; the same for all methods.
-        score: prob, logit or margin (logit minus the largest other logit) of the target.
-        substrate: what replaces removed voxels.
-        unit: what is removed at once: tubelet, supervoxel, frame or voxel.
+    maps look alike; so sets are small, and it is read beside the row of the random control. Undefined: `one_unit` (the
+    clip has no other), `zero_map` (q is 0 for all sets), `no_fall` (d is).
     """
 
     higher_is_better: ClassVar[bool | None] = False
@@ -205,13 +200,6 @@ class Infidelity(_Additivity):
         "inverted_oracle": "> constant",
         "none": "not centred: what a map that knows nothing gets depends on the model",
     }
-
-    share: float = 0.1
-    draws: int = 100
-
-    def removal_specs(self) -> tuple[RemovalSpec, ...]:
-        """`draws` sets of one share."""
-        return (RemovalSpec(self.unit, self.substrate, (self.share,), self.draws),)
 
     def _compare(self, falls: _Falls, constant: bool) -> float | str:
         q, d = falls.q, falls.d
