@@ -33,7 +33,7 @@ _NOTE = (
     "measured, for random with its standard error. Numbers hold to 1e-9 for each clip, those of random maps in "
     "expectation; a relation to another column holds for the means. G are the voxels in the tubes, N all voxels, F the "
     "tube frames, t all frames, H the sum of 1/i for i to N; chance is the level that the metric itself states; share "
-    "is its option. `tests/test_metrics_theory.py` holds the code to the table."
+    "is its option. `tests/test_metrics_conformance.py` holds the code to the table."
 )
 
 

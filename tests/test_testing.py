@@ -1,6 +1,7 @@
 """The conformance checks find what is wrong: each of these plug-ins breaks one promise."""
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
 import torch
@@ -207,9 +208,11 @@ class Mass(Metric):
     """The share of the relevance that lies inside the tubes."""
 
     family = "localisation"
+    theory: ClassVar = {"oracle": 1, "inverted_oracle": 0, "random": "|G|/N", "constant": "|G|/N"}
 
     def measure(self, case):
-        inside = [map_[tube].sum() / map_.sum() for map_, tube in zip(case.relevance, case.batch.tubes, strict=True)]
+        maps = zip(case.relevance.double(), case.batch.tubes, strict=True)
+        inside = [map_[tube].sum() / map_.sum() for map_, tube in maps]
         return Measurement.of([float(value) for value in inside])
 
 
@@ -246,22 +249,65 @@ class Clamping(Mass):
         return super().measure(case)
 
 
+@dataclasses.dataclass(frozen=True)
+class Talkative(Mass):
+    """A mass that sends a clip through the model and keeps it to itself."""
+
+    def measure(self, case):
+        case.forward(case.model.normalise(case.batch.frames[:1]))
+        return super().measure(case)
+
+
+@dataclasses.dataclass(frozen=True)
+class Boastful(Mass):
+    """A mass that promises more of noise than it holds."""
+
+    theory: ClassVar = {**Mass.theory, "random": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Speechless(Mass):
+    """A mass that does not say what noise gets."""
+
+    theory: ClassVar = {"oracle": 1, "inverted_oracle": 0, "constant": "|G|/N"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unspeakable(Mass):
+    """A mass with an option that is a function."""
+
+    power: object = dataclasses.field(default_factory=lambda: lambda x: x)
+
+
 def test_a_good_metric_passes():
     check_metric(Mass())
 
 
-@pytest.mark.parametrize(
-    ("broken", "check"),
-    [
-        (Relative, "metric_ignores_neighbours"),
-        (Silent, "metric_gives_one_value_a_clip"),
-        (Homeless, "metric_declares_itself"),
-        (Clamping, "metric_modifies_nothing"),
-    ],
-)
+BROKEN_METRICS = [
+    (Relative, "metric_ignores_neighbours"),
+    (Silent, "metric_gives_one_value_a_clip"),
+    (Homeless, "metric_declares_itself"),
+    (Clamping, "metric_modifies_nothing"),
+    (Talkative, "metric_declares_its_forwards"),
+    (Boastful, "metric_keeps_its_theory"),
+    (Speechless, "metric_keeps_its_theory"),
+]
+
+
+@pytest.mark.parametrize(("broken", "check"), BROKEN_METRICS)
 def test_a_broken_metric_is_found_by_its_check(broken, check):
     with pytest.raises(AssertionError):
         getattr(plugin_checks, check)(broken())
+
+
+def test_a_metric_with_an_option_that_is_a_function_does_not_survive_its_spec():
+    with pytest.raises((AssertionError, AttributeError, plugins.PluginError)):
+        plugin_checks.metric_survives_its_spec(Unspeakable())
+
+
+def test_every_metric_check_has_a_metric_that_breaks_it():
+    tried = {check for _, check in BROKEN_METRICS} | {"metric_survives_its_spec"}
+    assert {check.__name__ for check in CHECKS["metrics"]} == tried
 
 
 class BatchStatistics(nn.Module):

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidattr_bench import plugins, spec
+from vidattr_bench import plugins, spec, theory
 from vidattr_bench.clip import Batch, Clip
 from vidattr_bench.datamodule import ClipDataModule
-from vidattr_bench.errors import NotApplicableError
+from vidattr_bench.errors import NotApplicableError, did_you_mean
 from vidattr_bench.fixtures import small_batch, small_model
 from vidattr_bench.forward_checks import metric_declares_its_forwards
 from vidattr_bench.method import hook_tables
@@ -114,6 +114,18 @@ def metric_modifies_nothing(metric: Metric) -> None:
     assert case.model.weights_hash() == original.model.weights_hash(), "the model's weights must not be modified"
     assert not any(table for module in case.model.modules() for table in hook_tables(module)), "hooks must be removed"
     assert torch.equal(torch.get_rng_state(), random_state), "draws must come from the case's seed"
+
+
+def metric_keeps_its_theory(metric: Metric) -> None:
+    """Oracle, inverted oracle, random and constant maps get what its `theory` says, or `none` says why it is silent."""
+    claims, known = metric.theory, (*theory.CONTROLS, "none")
+    for name in claims:
+        assert name in known, f"theory speaks of {name!r}; {did_you_mean(name, known)}"
+    silent = [name for name in theory.CONTROLS if name not in claims and "none" not in claims]
+    assert not silent, f"theory must say what the maps {', '.join(silent)} get, or, under `none`, why nothing is known"
+    cases = theory.few_cases(bool(metric.explains))
+    broken = theory.broken(metric, theory.measure(metric, cases), cases["oracle"].batch.tubes)
+    assert not broken, "; ".join(f"{name} must get {claims[name]}; it gets {got}" for name, got in broken.items())
 
 
 def dataset_documents_itself(dataset: ClipDataModule) -> None:
@@ -264,6 +276,7 @@ METRIC_CHECKS: tuple[Callable[[Metric], None], ...] = (
     metric_ignores_neighbours,
     metric_modifies_nothing,
     metric_declares_its_forwards,
+    metric_keeps_its_theory,
 )
 DATASET_CHECKS: tuple[Callable[[ClipDataModule], None], ...] = (
     dataset_documents_itself,

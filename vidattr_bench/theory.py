@@ -8,6 +8,7 @@ explain again see a model that reads the brightness of the whole clip.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -108,6 +109,12 @@ def indifferent_cases(copies: int) -> dict[str, Case]:
     everywhere = torch.zeros_like(scenes())
     everywhere[0] = True
     return _cases(dataclasses.replace(batch, labels=torch.zeros_like(batch.labels)), everywhere)
+
+
+@functools.cache
+def few_cases(explains: bool) -> dict[str, Case]:
+    """As many as tests need, the same for all metrics of one kind: those that explain again are costly."""
+    return indifferent_cases(2) if explains else cases(12)
 
 
 def _cases(batch: Batch, masks: Tensor) -> dict[str, Case]:
@@ -255,5 +262,9 @@ def _operand(metric: Metric, name: str, text: str, found: Mapping[str, Measureme
     if text in QUANTITIES:
         return torch.tensor([QUANTITIES[text](tube) for tube in inside], dtype=torch.float64)
     fields = {field.name for field in dataclasses.fields(metric)}
-    number = float(getattr(metric, text)) if text in fields else float(text)
+    try:
+        number = float(getattr(metric, text)) if text in fields else float(text)
+    except ValueError:
+        known = ", ".join([*QUANTITIES, "chance", *found, *sorted(fields)])
+        raise ValueError(f"theory of {name} names {text!r}, which is neither a number nor one of {known}") from None
     return torch.full((len(inside),), number, dtype=torch.float64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 from vidattr_bench import Case, Measurement, Metric
 
@@ -14,6 +16,12 @@ class Peak(Metric):
     family = "complexity"
     higher_is_better = None
     units = "the map's own, >= 0"
+    theory: ClassVar[Mapping[str, str | float]] = {
+        "oracle": "1 - |G|/N",
+        "inverted_oracle": "|G|/N",
+        "random": "> constant",
+        "constant": 0,
+    }
 
     def measure(self, case: Case) -> Measurement:
         """Values of N clips."""
