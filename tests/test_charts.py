@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 from vidattr_bench import agreement, charts, figures
 from vidattr_bench.statistics import cluster_intervals, rank_intervals
@@ -70,6 +71,24 @@ def test_a_forest_shows_every_difference_to_chance_the_best_first(tmp_path, draw
     assert dots(drawn[1]) == sorted(dots(drawn[1]))
 
 
+def test_hollow_means_that_the_interval_holds_zero_for_controls_too(tmp_path, drawn):
+    scores = scores_of(2)
+    level = scores["method"].map({"random": 0.0}).fillna(0.5)
+    scores["value"] = level + 0.01 * np.random.default_rng(2).normal(size=len(scores))
+    null = scores[scores["method"] == "random"].assign(method="edges")
+    null["value"] += 0.1 * np.random.default_rng(3).normal(size=len(null))
+    oracle = scores[scores["method"] == "random"].assign(method="oracle", value=1.0)
+    facts = facts_of(2)
+    facts["methods"] |= {name: {"family": "control", "informed": False} for name in ("edges", "oracle")}
+    charts.draw_forest(pd.concat([scores, null, oracle]), "srg", facts, tmp_path)
+    lines = drawn[0].axes[0].lines
+    pairs = [(lines[at], lines[at + 1]) for at in range(0, 8, 2)]
+    holds_zero = [min(interval.get_xdata()) <= 0 <= max(interval.get_xdata()) for interval, _ in pairs]
+    assert holds_zero == [False, False, False, True]
+    assert [dot.get_markerfacecolor() == "white" for _, dot in pairs] == holds_zero
+    assert labels(drawn[0])[0] == "oracle"
+
+
 def test_many_methods_take_more_pages_on_one_scale_and_none_is_lost(tmp_path, drawn):
     files = charts.draw_forest(scores_of(60), "srg", facts_of(60), tmp_path)
     assert len(files) == 4
@@ -94,6 +113,32 @@ def test_ranks_are_those_of_statistics(tmp_path, drawn):
     wide = wide.drop(columns="random")
     found = rank_intervals(wide.to_numpy(), scores.groupby("clip")["group"].first(), higher_is_better=False)
     assert dots(drawn[0]) == sorted(interval.mean for interval in found) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("count", "ticks"), [(5, [1, 2, 3, 4, 5]), (37, [1, 5, 10, 15, 20, 25, 30, 35])])
+def test_the_axis_of_ranks_begins_at_the_best_rank(tmp_path, drawn, count, ticks):
+    charts.draw_ranks(scores_of(count), "srg", facts_of(count), tmp_path)
+    for figure in drawn:
+        assert figure.axes[0].get_xlim() == pytest.approx((0.5 - count / 100, count + 0.5 + count / 100))
+        assert figure.axes[0].get_xticks().tolist() == ticks
+
+
+def test_correlation_within_a_clip_ranks_the_methods_that_both_metrics_have(tmp_path, drawn):
+    scores = scores_of(6, clips=3)
+    generator = np.random.default_rng(4)
+    scores["value"] = generator.normal(size=len(scores))
+    gone = (scores["metric"] == "srg") & (scores["clip"] == "c01") & scores["method"].str.startswith("method_02")
+    scores.loc[gone, "status"] = "failed"
+    facts = facts_of(6)
+    agreement.draw_correlation(scores, ["srg", "roc_auc"], facts, tmp_path)
+    table = np.array(drawn[0].axes[0].collections[0].get_array()).reshape(2, 2)
+    usable = scores[(scores["status"] == "ok") & (scores["method"] != "random")]
+    found = []
+    for _, clip in usable.groupby("clip"):
+        pair = clip.pivot_table(index="method", columns="metric", values="value")[["srg", "roc_auc"]].dropna()
+        found.append(stats.spearmanr(pair).statistic)
+    assert len(found) == 3
+    assert table[1, 0] == pytest.approx(np.mean(found))
 
 
 def test_correlation_turns_every_metric_so_that_more_is_better(tmp_path, drawn):

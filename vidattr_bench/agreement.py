@@ -22,7 +22,7 @@ _MEASURES = {
     "krippendorff_alpha": ("Krippendorff's alpha", "o"),
     "li_alpha": ("Li's alpha", "^"),
     "split_half": ("split-half correlation", "s"),
-    "discrimination": ("share of clips on which random wins", "x"),
+    "discrimination": ("share of clips on which random wins (less is better)", "x"),
 }
 
 
@@ -45,7 +45,7 @@ def draw_correlation(scores: pd.DataFrame, metrics: Sequence[str], facts: Facts,
     labels = [over_methods.index[at] for at in order]
     table = _triangles(over_methods.loc[labels, labels].to_numpy(), _within([oriented[m] for m in labels]))
     clips = max(len(value.dropna(how="all")) for value in oriented.values())
-    return save(_heat_map(table, labels, f"{len(methods)} methods", f"{clips} clips"), folder / "correlation")
+    return save(_heat_map(table, labels, f"{len(methods)} methods", f"up to {clips} clips"), folder / "correlation")
 
 
 def _oriented(scores: pd.DataFrame, metric: str, facts: Facts) -> pd.DataFrame | None:
@@ -70,13 +70,13 @@ def _clustered(correlation: np.ndarray[Any, Any]) -> list[int]:
 
 def _within(values: Sequence[pd.DataFrame]) -> np.ndarray[Any, Any]:
     """Mean over clips of Spearman's correlation over methods, of every pair of metrics, where both vary."""
-    ranks = [value.rank(axis=1) for value in values]
-    found = np.eye(len(ranks))
-    for i in range(len(ranks)):
+    found = np.eye(len(values))
+    for i in range(len(values)):
         for j in range(i):
-            a, b = ranks[i].align(ranks[j], join="inner", axis=0)
+            a, b = values[i].align(values[j], join="inner", axis=0)
             both = a.notna() & b.notna()
-            found[i, j] = found[j, i] = a.where(both).corrwith(b.where(both), axis=1).mean()
+            a, b = (value.where(both).rank(axis=1) for value in (a, b))
+            found[i, j] = found[j, i] = a.corrwith(b, axis=1).mean()
     return found
 
 

@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from vidattr_bench.families import METHOD_FAMILIES
 from vidattr_bench.figures import family_style, save, short, theme
@@ -21,7 +21,7 @@ from vidattr_bench.statistics import Interval, cluster_intervals, rank_intervals
 from vidattr_bench.summary import Facts, metric_facts
 from vidattr_bench.text import printable, slug
 
-_PER_PAGE = 34  # methods that stand below each other
+PER_PAGE = 34  # methods that stand below each other
 LABEL = 44  # characters of a label
 CONTROL = "control"
 _CALLS = {"forwards", "backwards"}
@@ -42,9 +42,8 @@ def draw_forest(scores: pd.DataFrame, metric: str, facts: Facts, folder: Path, *
     intervals = _sorted(dict(zip(map(str, others), found, strict=True)), facts, metric)
     title = f"{metric}: difference to {reference}"
     detail = f"mean over {_counts(found)}, 95 % interval; hollow: holds zero"
-    return _dots(
-        intervals, facts, (title, detail, _better(metric, facts)), folder / f"forest-{slug(metric)}", zero=True
-    )
+    text = (title, detail, _better(metric, facts))
+    return _dots(intervals, facts, text, folder / f"forest-{slug(metric)}")
 
 
 def draw_ranks(scores: pd.DataFrame, metric: str, facts: Facts, folder: Path) -> list[Path]:
@@ -57,7 +56,7 @@ def draw_ranks(scores: pd.DataFrame, metric: str, facts: Facts, folder: Path) ->
     found = rank_intervals(value[informed].to_numpy(float), groups, higher_is_better=higher)
     pairs = sorted(zip(informed, found, strict=True), key=lambda pair: _last_if_nan(pair[1].mean))
     text = (f"{metric}: rank of {len(informed)} methods", f"over {_counts(found)}, 95 % interval", "rank (1 is best)")
-    return _dots(dict(pairs), facts, text, folder / f"ranks-{slug(metric)}", zero=False)
+    return _dots(dict(pairs), facts, text, folder / f"ranks-{slug(metric)}", ranks=len(informed))
 
 
 def _counts(found: Sequence[Interval]) -> str:
@@ -86,16 +85,21 @@ def _last_if_nan(value: float) -> float:
 
 
 def _dots(
-    intervals: Mapping[str, Interval], facts: Facts, text: tuple[str, str, str], stem: Path, *, zero: bool
+    intervals: Mapping[str, Interval], facts: Facts, text: tuple[str, str, str], stem: Path, *, ranks: int = 0
 ) -> list[Path]:
-    """Dots with intervals below each other, on as many pages as it takes, all of one scale."""
+    """Dots with intervals below each other, on as many pages as it takes, all of one scale.
+
+    That of differences shows zero; that of `ranks`, where they are so many, begins at 1.
+    """
     items = list(intervals.items())
     limits = [limit for _, i in items for limit in (i.low, i.high, i.mean) if math.isfinite(limit)]
     if not limits:
         return []
-    pages = math.ceil(len(items) / _PER_PAGE)
+    pages = math.ceil(len(items) / PER_PAGE)
     size = math.ceil(len(items) / pages)
     margin = 0.04 * ((max(limits) - min(limits)) or 1.0)
+    edge = 0.5 + 0.01 * ranks
+    scale = (1 - edge, ranks + edge) if ranks else (min(limits) - margin, max(limits) + margin)
     files: list[Path] = []
     for page in range(pages):
         part = dict(items[page * size : (page + 1) * size])
@@ -104,34 +108,47 @@ def _dots(
         with theme():
             figure = Figure(figsize=(5.2, 1.05 + 0.165 * len(part)), layout="constrained")
             axes = figure.subplots()
-            _draw_intervals(axes, part, facts, zero=zero)
-            axes.set_xlim(min(limits) - margin, max(limits) + margin)
+            _draw_intervals(axes, part, facts, hollow_at_zero=not ranks)
+            axes.set_xlim(scale)
+            _draw_scale(axes, ranks)
             axes.set_xlabel(printable(label), fontsize=8)
             axes.set_title(printable(title + number), fontsize=9, loc="left")
-            _family_legend(figure, [family_of(facts, method) for method in intervals], title=printable(detail))
+            family_legend(figure, [family_of(facts, method) for method in intervals], title=printable(detail))
         files += save(figure, stem.with_name(stem.name + (f"-{page + 1}" if page else "")))
     return files
 
 
-def _draw_intervals(axes: Axes, part: Mapping[str, Interval], facts: Facts, *, zero: bool) -> None:
+def _draw_intervals(axes: Axes, part: Mapping[str, Interval], facts: Facts, *, hollow_at_zero: bool) -> None:
     for at, (method, interval) in enumerate(part.items()):
         style = family_style(family_of(facts, method))
         axes.plot([interval.low, interval.high], [at, at], color=style["color"], linewidth=1.2, solid_capstyle="butt")
-        if zero and not (interval.low > 0 or interval.high < 0):
+        if hollow_at_zero and not (interval.low > 0 or interval.high < 0):
             style = {**style, "markerfacecolor": "white"}
         axes.plot([interval.mean], [at], markersize=4.2, linestyle="none", **style)
-    if zero:
-        axes.axvline(0, color="0.3", linestyle=":", linewidth=1)
     axes.set_yticks(range(len(part)), [short(method, LABEL) for method in part], fontsize=6.5)
-    axes.tick_params(axis="x", labelsize=7.5)
     axes.set_ylim(len(part) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=not zero))
-    axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.tick_params(left=False)
     sns.despine(ax=axes, left=True)
 
 
-def _family_legend(figure: Figure, families: Sequence[str], extra: Sequence[Line2D] = (), title: str = "") -> None:
+def _draw_scale(axes: Axes, ranks: int) -> None:
+    if ranks:
+        axes.set_xticks(_rank_ticks(ranks))
+    else:
+        axes.axvline(0, color="0.3", linestyle=":", linewidth=1)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.tick_params(axis="x", labelsize=7.5)
+    axes.grid(axis="x", color="0.9", linewidth=0.6)
+
+
+def _rank_ticks(ranks: int) -> list[int]:
+    """Rank 1 and round ranks, eight or so."""
+    step = next((step for step in (1, 2, 5, 10, 20) if ranks <= 8 * step), 50)
+    return sorted({1, *range(step, ranks + 1, step)})
+
+
+def family_legend(figure: Figure, families: Sequence[str], extra: Sequence[Line2D] = (), title: str = "") -> None:
+    """What markers mean, below the axes of a figure, under `title`, with `extra` entries at the end."""
     handles = [
         Line2D([], [], linestyle="none", markersize=4.5, label=family, **family_style(family))
         for family in sorted(set(families), key=_family_place)
@@ -148,8 +165,8 @@ def _family_place(family: str) -> int:
 def draw_cost(summary: pd.DataFrame, metric: str, facts: Facts, folder: Path) -> list[Path]:
     """Mean of a metric against clips sent through the network, forward and backward, on a logarithmic axis.
 
-    The line joins the methods that no other one beats in both; they are named. Controls, which send nothing, stand at
-    the left edge. Returns the files, none where costs are unknown.
+    The line joins the methods that no other one beats in both; they are named. Controls, which send nothing, stand at 0
+    on the left edge. Returns the files, none where costs are unknown.
     """
     points = _cost_points(summary, metric, facts)
     if points.empty or not (points["cost"] > 0).any():
@@ -167,15 +184,27 @@ def draw_cost(summary: pd.DataFrame, metric: str, facts: Facts, folder: Path) ->
         axes.step(*ends, where="post", color="0.2", linewidth=0.9, zorder=2)
         handles = [_numbered(axes, at, row) for at, row in enumerate(front.itertuples(), start=1)]
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _draw_calls(axes, points["cost"], edge)
         axes.tick_params(labelsize=7.5)
-        axes.set_xlabel("clips sent forward + backward for one map (controls: none)", fontsize=8)
+        axes.set_xlabel("clips sent forward + backward for one map", fontsize=8)
         arrow = "↑" if direction > 0 else "↓"
         axes.set_ylabel(printable(f"{metric} {arrow}"), fontsize=8)
         axes.grid(color="0.92", linewidth=0.6)
         sns.despine(ax=axes)
-        _family_legend(figure, list(points["family"]), handles)
+        family_legend(figure, list(points["family"]), handles)
     return save(figure, folder / f"cost-{slug(metric)}")
+
+
+def _draw_calls(axes: Axes, cost: pd.Series, edge: float) -> None:
+    """Ticks at powers of ten, none finer below the cheapest method, and one for those at the edge that cost nothing."""
+    paid = cost[cost > 0]
+    powers = range(math.ceil(math.log10(paid.min())), math.floor(math.log10(paid.max())) + 1)
+    decades = [10.0**power for power in powers]
+    free = [edge] if (cost == 0).any() else []
+    axes.set_xticks([*free, *decades], ["0" for _ in free] + [f"{decade:g}" for decade in decades])
+    finer = [step * decade / 10 for decade in [*decades, 10 * max(decades, default=1)] for step in range(2, 10)]
+    axes.set_xticks([value for value in finer if paid.min() <= value <= paid.max()], minor=True)
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _cost_points(summary: pd.DataFrame, metric: str, facts: Facts) -> pd.DataFrame:

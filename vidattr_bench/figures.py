@@ -54,9 +54,9 @@ def short(label: str, length: int = 40) -> str:
 
 
 def family_style(family: str) -> dict[str, Any]:
-    """Colour and marker of a family of methods, the same in every figure; controls are grey and hollow."""
+    """Colour and marker of a family of methods, the same in every figure; controls are grey."""
     if family == METHOD_FAMILIES[-1]:
-        return {"color": GREY, "marker": "d", "markerfacecolor": "white"}
+        return {"color": GREY, "marker": "d"}
     at = METHOD_FAMILIES.index(family) if family in METHOD_FAMILIES else METHOD_FAMILIES.index("other")
     colours = sns.color_palette("colorblind", 10)
     return {"color": colours[(0, 3, 2, 4, 1, 5)[at % 6]], "marker": _MARKERS[at % len(_MARKERS)]}

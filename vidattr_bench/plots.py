@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from scipy.integrate import trapezoid
 
 from vidattr_bench.cells import direction, split_substrate
-from vidattr_bench.figures import GREY, save, short, theme
+from vidattr_bench.charts import LABEL, PER_PAGE, family_legend, family_of
+from vidattr_bench.figures import GREY, family_style, save, short, theme
 from vidattr_bench.statistics import cluster_intervals
 from vidattr_bench.summary import Facts, metric_facts
 from vidattr_bench.text import printable, slug
@@ -54,26 +55,41 @@ def draw_curves(curves: pd.DataFrame, scores: pd.DataFrame, facts: Facts, folder
     for (unit, substrate), part in curves.groupby(["unit", "substrate"], sort=True):
         means = _clip_curves(part)
         styles = _styles(_in_order(means, facts.get("methods", {})), facts)
-        for number, page in enumerate(_pages(styles), start=1):
+        title = f"unit {unit}, substrate {substrate}; {_sample(means, groups)}"
+        figures = [_curve_figure(means, groups, page, title) for page in _pages(styles)]
+        top = max(figure.axes[0].get_ylim()[1] for figure in figures)
+        for number, figure in enumerate(figures, start=1):
+            figure.axes[0].set_ylim(0, top)
             name = f"curves-{slug(str(unit))}-{slug(str(substrate))}" + (f"-{number}" if number > 1 else "")
-            figure = _curve_figure(means, groups, page, f"unit {unit}, substrate {substrate}")
             files += save(figure, folder / name)
     return files
+
+
+def _sample(means: Mapping[tuple[str, str], pd.DataFrame], groups: pd.Series) -> str:
+    """What the means and bands of curves are over."""
+    clips = max((frame.index for frame in means.values()), key=len)
+    return f"mean over {len(clips)} clips in {groups.reindex(clips).nunique()} groups, band: pointwise 95 % interval"
 
 
 def draw_overview(summary: pd.DataFrame, facts: Facts, folder: Path, *, metrics: Sequence[str] = ()) -> list[Path]:
     """Draw every method's mean and 95 % interval on `metrics`, a panel each, sorted by the first.
 
     By default the first metric of each family and substrate, those of cost left out. A dotted line is the chance level.
-    Returns the files: PNG and PDF.
+    Long lists take several pages of one scale. Returns the files: PNG and PDF of every page.
     """
-    chosen = list(metrics) or _endpoints(summary, facts)
+    rows = summary[summary["subset"].eq("all") & summary["clips"].gt(0)]
+    chosen = [metric for metric in metrics or _endpoints(rows, facts) if metric in set(rows["metric"])]
     if not chosen:
         return []
-    rows = summary[summary["subset"].eq("all") & summary["metric"].isin(chosen) & summary["clips"].gt(0)]
-    with theme():
-        figure = _overview_figure(rows, chosen, facts)
-        return save(figure, folder / "overview")
+    rows = rows[rows["metric"].isin(chosen)]
+    methods = _ranked(rows, chosen[0], facts, direction(metric_facts(facts).get(chosen[0], {})))
+    pages = math.ceil(len(methods) / PER_PAGE)
+    files: list[Path] = []
+    for page in range(pages):
+        part = methods[page * len(methods) // pages : (page + 1) * len(methods) // pages]
+        figure = _overview_figure(rows, chosen, facts, part)
+        files += save(figure, folder / ("overview" + (f"-{page + 1}" if page else "")))
+    return files
 
 
 def _clip_curves(curves: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
@@ -96,7 +112,7 @@ def _in_order(means: Mapping[tuple[str, str], Any], known: Any) -> list[str]:
 
 
 def _styles(methods: Sequence[str], facts: Facts) -> dict[str, dict[str, Any]]:
-    """Line styles: a colour and a marker for every method, grey dashes for controls."""
+    """Line styles: a colour and a marker for every method, grey dashes and a hollow marker for controls."""
     palette = [
         colour for at, colour in enumerate(sns.color_palette("colorblind", 10)) if at not in (7, 8)
     ]  # grey, yellow
@@ -116,7 +132,9 @@ def _informed_style(palette: Sequence[Any], at: int) -> dict[str, Any]:
 
 
 def _control_style(at: int) -> dict[str, Any]:
-    return {"color": GREY, "linestyle": _DASHES[at % len(_DASHES)], "linewidth": 1.1}
+    marker = {"marker": _MARKERS[at % len(_MARKERS)], "markersize": 3.5, "markevery": (at % 8, 8)}
+    face = {"markerfacecolor": "white", "markeredgewidth": 0.8}
+    return {"color": GREY, "linestyle": _DASHES[at % len(_DASHES)], "linewidth": 1.1, **marker, **face}
 
 
 def _pages(styles: dict[str, dict[str, Any]]) -> Iterator[dict[str, dict[str, Any]]]:
@@ -183,7 +201,7 @@ def _legend(figure: Figure, lines: Mapping[str, Any]) -> None:
 
 def _endpoints(summary: pd.DataFrame, facts: Facts) -> list[str]:
     """The first metric of each family and substrate, without cost."""
-    return first_of_each(set(summary.loc[summary["clips"] > 0, "metric"]), facts)
+    return first_of_each(set(summary["metric"]), facts)
 
 
 def first_of_each(present: Collection[str], facts: Facts) -> list[str]:
@@ -195,24 +213,30 @@ def first_of_each(present: Collection[str], facts: Facts) -> list[str]:
     return list(first.values())
 
 
-def _overview_figure(rows: pd.DataFrame, metrics: Sequence[str], facts: Facts) -> Figure:
-    known = metric_facts(facts)
-    methods = _ranked(rows, metrics[0], facts, direction(known.get(metrics[0], {})))
-    styles = _styles(methods, facts)
-    figure = Figure(figsize=(2.0 + 2.2 * len(metrics), 0.9 + 0.22 * len(methods)), layout="constrained")
-    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    for axes, metric in zip(panels, metrics, strict=True):
-        part = rows[rows["metric"] == metric].set_index("method").reindex(methods)
-        _draw_dots(axes, part, [styles[method]["color"] == GREY for method in methods])
-        arrow = {1: " ↑", -1: " ↓", 0: ""}[direction(known.get(metric, {}))]
-        axes.set_title(printable(metric) + arrow)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.grid(axis="x", color="0.9", linewidth=0.6)
-        sns.despine(ax=axes, left=True)
-        axes.tick_params(left=False)
-    panels[0].set_yticks(range(len(methods)), [short(method) for method in methods])
-    panels[0].set_ylim(len(methods) - 0.4, -0.6)
+def _overview_figure(rows: pd.DataFrame, metrics: Sequence[str], facts: Facts, methods: Sequence[str]) -> Figure:
+    with theme():
+        size = (2.0 + 1.75 * len(metrics), 1.2 + 0.165 * len(methods))
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            part = rows[rows["metric"] == metric].set_index("method")
+            _draw_dots(axes, part.reindex(methods), facts)
+            axes.set_xlim(_scale(part))
+            arrow = {1: " ↑", -1: " ↓", 0: ""}[direction(metric_facts(facts).get(metric, {}))]
+            axes.set_title(printable(short(metric, LABEL)) + arrow, fontsize=8)
+        panels[0].set_yticks(range(len(methods)), [short(method, LABEL) for method in methods], fontsize=6.5)
+        panels[0].set_ylim(len(methods) - 0.4, -0.6)
+        title = f"mean over {int(rows['clips'].max())} clips at most, 95 % interval; dotted: chance level"
+        family_legend(figure, [family_of(facts, str(method)) for method in rows["method"].unique()], title=title)
     return figure
+
+
+def _scale(part: pd.DataFrame) -> tuple[float, float]:
+    """Limits of an axis that holds all numbers of a metric."""
+    numbers = part[["mean", "low", "high", "chance"]].to_numpy(float)
+    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    margin = 0.04 * ((high - low) or 1.0)
+    return low - margin, high + margin
 
 
 def _ranked(rows: pd.DataFrame, metric: str, facts: Facts, sign: int) -> list[str]:
@@ -227,13 +251,16 @@ def _ranked(rows: pd.DataFrame, metric: str, facts: Facts, sign: int) -> list[st
     return sorted(dict.fromkeys(rows["method"]), key=key)
 
 
-def _draw_dots(axes: Axes, part: pd.DataFrame, is_control: Sequence[bool]) -> None:
-    blue = sns.color_palette("colorblind")[0]
-    limits = part[["mean", "low", "high"]].to_numpy(float)
-    for at, (control, (mean, low, high)) in enumerate(zip(is_control, limits, strict=True)):
-        colour, shape = (GREY, "D") if control else (blue, "o")
-        axes.plot([low, high], [at, at], color=colour, linewidth=1.3, solid_capstyle="butt")
-        axes.plot([mean], [at], shape, color=colour, markersize=4, markerfacecolor="white" if control else colour)
+def _draw_dots(axes: Axes, part: pd.DataFrame, facts: Facts) -> None:
+    for at, (method, mean, low, high) in enumerate(part[["mean", "low", "high"]].itertuples()):
+        style = family_style(family_of(facts, str(method)))
+        axes.plot([low, high], [at, at], color=style["color"], linewidth=1.2, solid_capstyle="butt")
+        axes.plot([mean], [at], markersize=4.2, linestyle="none", **style)
     chance = part["chance"].dropna()
     if len(chance):
         axes.axvline(float(chance.median()), color="0.3", linestyle=":", linewidth=1)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.grid(axis="x", color="0.9", linewidth=0.6)
+    axes.tick_params(left=False)
+    axes.tick_params(axis="x", labelsize=7.5)
+    sns.despine(ax=axes, left=True)
