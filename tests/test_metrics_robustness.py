@@ -14,7 +14,7 @@ from torch import nn
 
 import vidattr_bench as vb
 from vidattr_bench.errors import NotApplicableError, PluginError
-from vidattr_bench.fixtures import CLASSES, as_model, small_batch, small_model
+from vidattr_bench.fixtures import CLASSES, as_model, explained_case, small_batch, small_model
 from vidattr_bench.metrics.robustness import shifted, unevenness
 from vidattr_bench.metrics.sensitivity import noisy_clips
 
@@ -22,20 +22,8 @@ T, H, W = 6, 20, 28
 MOVES = ("shift_consistency", "flip_equivariance", "reversal_consistency")
 
 
-def asking(method):
-    """How a case asks a configured method again: seeds by clip, other ones for another draw."""
-
-    def explain(model, frames, targets, draw=0):
-        seeds = [1000 * draw + clip for clip in range(len(frames))] if method.stochastic else None
-        return method(model, frames, targets, seeds)
-
-    return explain
-
-
-def case(model, explain, batch=None):
-    explain = asking(vb.create("methods", explain)) if isinstance(explain, str) else explain
-    batch = batch or small_batch(3)
-    return vb.Case(model, batch, batch.labels, explain(model, batch.frames, batch.labels), explain=explain)
+def case(model, method, batch=None):
+    return explained_case(method, model, batch or small_batch(3))
 
 
 def brightness(model, frames, targets, draw=0):
@@ -112,7 +100,7 @@ def test_captums_sensitivity_on_the_same_noise(method):
 
 def test_the_average_is_the_mean_of_the_same_draws_and_asks_for_no_further_map():
     model, batch, asked = small_model(), small_batch(2), []
-    original = asking(vb.create("methods", "gradient"))
+    original = case(model, "gradient", batch).explain
 
     def explain(*args):
         asked.append(args)

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidattr_bench import plugins
 from vidattr_bench.clip import Batch
 from vidattr_bench.method import AttributionMethod
+from vidattr_bench.metric import Case, Explain
 from vidattr_bench.model import ClipInput, VideoModel
 from vidattr_bench.randomness import derive
 from vidattr_bench.small_networks import (
@@ -140,3 +142,23 @@ def explain(method: AttributionMethod, model: VideoModel, batch: Batch, seed: in
     """The relevance of a batch for its labels, (N, T, H, W); a stochastic method draws from (seed, clip id)."""
     seeds = [derive(seed, id) for id in batch.ids] if method.stochastic else None
     return method(model, batch.frames, batch.labels, seeds, tubes=batch.tubes if method.needs_truth else None)
+
+
+def explained_case(method: str | Explain, model: VideoModel, batch: Batch) -> Case:
+    """A method's maps of a batch for its labels, as metrics see them: they may ask for more, with other seeds too.
+
+    Args:
+        method: the spec of a method, or a function that explains.
+        model: what is explained.
+        batch: N clips.
+    """
+    again = _explain_again(plugins.create("methods", method), batch) if isinstance(method, str) else method
+    return Case(model, batch, batch.labels, again(model, batch.frames, batch.labels), explain=again)
+
+
+def _explain_again(method: AttributionMethod, batch: Batch) -> Explain:
+    def again(model: VideoModel, frames: Tensor, targets: Tensor, draw: int = 0) -> Tensor:
+        seeds = [derive(draw, id) for id in batch.ids] if method.stochastic else None
+        return method(model, frames, targets, seeds)
+
+    return again

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vidattr_bench.datamodule import ClipDataModule
-from vidattr_bench.fixtures import SmallNet, as_model, explain, small_batch, small_model
+from vidattr_bench.fixtures import SmallNet, as_model, explain, explained_case, small_batch, small_model
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.method_checks import METHOD_CHECKS, quickly, suited_model
 from vidattr_bench.metric import Metric
@@ -29,6 +29,7 @@ __all__ = [
     "check_metric",
     "check_model",
     "explain",
+    "explained_case",
     "quickly",
     "small_batch",
     "small_case",

@@ -85,20 +85,19 @@ class ModelRandomisation(Metric):
         return Measurement.of([value for value, _ in found], [chance for _, chance in found])
 
     def _clip(self, case: Case, clip: int) -> tuple[float | str, float]:
-        count = len(layers_of(case.model, case.shared.x(clip)[None]))
-        if is_constant(case.relevance[clip]):
+        count, own = len(layers_of(case.model, case.shared.x(clip)[None])), self._seen(case.relevance[clip])
+        if is_constant(own):
             return "constant_map", float("nan")
         changed = [randomised_map(case, clip, *span) for span in spans(self.scheme, count, self.layers)]
-        alike = [self._similarity(case.relevance[clip], map_) for map_ in changed]
-        floor = self._similarity(*(randomised_map(case, clip, 0, count, draw) for draw in range(2)))
+        alike = [similarity(own, self._seen(map_), self.similarity) for map_ in changed]
+        random = [self._seen(randomised_map(case, clip, 0, count, draw)) for draw in range(2)]
+        floor = similarity(random[0], random[1], self.similarity)
         defined = [value for value in alike if value is not None]
         value = sum(defined) / len(defined) if len(defined) == len(alike) else "constant_randomised_map"
         return value, float("nan") if floor is None else floor
 
-    def _similarity(self, first: Tensor, second: Tensor) -> float | None:
-        if self.absolute:
-            first, second = first.abs(), second.abs()
-        return similarity(first, second, self.similarity)
+    def _seen(self, map_: Tensor) -> Tensor:
+        return map_.abs() if self.absolute else map_
 
 
 def spans(scheme: Scheme, count: int, wanted: int) -> list[tuple[int, int]]:
@@ -154,10 +153,9 @@ class EfficientRandomisation(Metric):
         return Measurement.of([self._clip(case, clip) for clip in range(len(case))], [0.0] * len(case))
 
     def _clip(self, case: Case, clip: int) -> float | str:
-        count = len(layers_of(case.model, case.shared.x(clip)[None]))
-        changed = randomised_map(case, clip, 0, count)
         if is_constant(case.relevance[clip]):
             return "constant_map"
+        changed = randomised_map(case, clip, 0, len(layers_of(case.model, case.shared.x(clip)[None])))
         if is_constant(changed):
             return "constant_randomised_map"
         before = histogram_entropy(case.relevance[clip], self.bins)
