@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from vidattr_bench import pictures, plots, tables
+from vidattr_bench import pictures, plots, quantities, tables
 from vidattr_bench.comparisons import DERIVED_COLUMNS, derived
 from vidattr_bench.errors import DataError, RunError
 from vidattr_bench.selection import Choice, RunSummary, pick, run_names
@@ -49,6 +49,16 @@ class Results:
         return tables.summarise(self.scores, self.costs, self.facts)
 
     @cached_property
+    def derived(self) -> pd.DataFrame:
+        """Quantities of the whole run, one row a (method, quantity, metric)."""
+        return derived(self.scores, self.facts)
+
+    @cached_property
+    def quantities(self) -> dict[str, dict[str, Any]]:
+        """What tables need to know of these quantities, by label."""
+        return quantities.facts_of(self.derived)
+
+    @cached_property
     def costs(self) -> pd.DataFrame:
         """One row a (clip, method, step)."""
         return self.store.costs()
@@ -63,16 +73,27 @@ class Results:
         return [*(label for label in known if label in measured), *sorted(measured - set(known))]
 
     def chosen(self, name: str, choice: Choice) -> RunSummary:
-        """The summary of the chosen methods on the chosen metrics, which alone are compared with each other."""
+        """The summary of the chosen methods on the chosen metrics, which alone are compared with each other.
+
+        Below it stand the chosen quantities of the whole run.
+        """
+        rows, made = self._rows(choice), quantities.rows_of(self.derived, self.scores["clip"].nunique())
+        for column, labels in (("metric", choice.metrics), ("method", choice.methods)):
+            made = made[made[column].isin(labels)] if labels else made
+        if made.empty:
+            return RunSummary(name, rows, self.facts)
+        metrics = {**self.facts.get("metrics", {}), **self.quantities}
+        return RunSummary(name, pd.concat([rows, made] if len(rows) else [made]), {**self.facts, "metrics": metrics})
+
+    def _rows(self, choice: Choice) -> pd.DataFrame:
         if not choice.metrics and not choice.methods and choice.mean == "clip":
-            return RunSummary(name, self.summary, self.facts)
+            return self.summary
         chance = {label for label, fact in self.facts.get("methods", {}).items() if fact.get("is_chance")}
         methods = {*(choice.methods or self.labels("methods")), *chance}
         metrics = choice.metrics or self.labels("metrics")
         scores, costs = (rows[rows["method"].isin(methods)] for rows in (self.scores, self.costs))
         tested = choice.metrics or None
-        rows = tables.summarise(scores, costs, self.facts, mean=choice.mean, metrics=metrics, tested=tested)
-        return RunSummary(name, rows, self.facts)
+        return tables.summarise(scores, costs, self.facts, mean=choice.mean, metrics=metrics, tested=tested)
 
 
 def open_runs(folders: Sequence[Path]) -> list[Results]:
@@ -96,7 +117,7 @@ def choose(runs: Sequence[Results], choice: Choice) -> tuple[list[RunSummary], C
         DataError: a metric or method is chosen that no run holds.
     """
     names = run_names([run.facts for run in runs], [run.folder.name for run in runs])
-    choice = resolved(runs, choice)
+    choice = resolved(runs, choice, with_quantities=True)
     shown = [run.chosen(name, choice) for name, run in zip(names, runs, strict=True)]
     metrics, methods = ({label for run in shown for label in run.rows[column]} for column in ("metric", "method"))
     left = dataclasses.replace(
@@ -109,17 +130,30 @@ def choose(runs: Sequence[Results], choice: Choice) -> tuple[list[RunSummary], C
     return shown, left
 
 
-def resolved(runs: Sequence[Results], choice: Choice) -> Choice:
-    """The choice with the labels that its names stand for; raises `DataError` for a name of none."""
-    metrics, methods = (_resolved(getattr(choice, kind), runs, kind) for kind in ("metrics", "methods"))
+def resolved(runs: Sequence[Results], choice: Choice, *, with_quantities: bool = False) -> Choice:
+    """The choice with the labels that its names stand for, of metrics also those of quantities of the whole run.
+
+    Raises:
+        DataError: a name stands for nothing, or a quantity is chosen on some of the clips.
+    """
+    part = choice.subset not in (None, "all")
+    whole = [name for name in choice.metrics if name.partition(":")[0] in (quantities.FAMILY, *quantities.FACTS)]
+    if with_quantities and part and whole:
+        raise DataError(f"{', '.join(whole)}: of all clips only; ask for it without --subset {choice.subset}")
+    shown = runs if with_quantities and not part else []
+    made = {label: fact for run in shown for label, fact in run.quantities.items()}
+    metrics, methods = _resolved(choice.metrics, runs, "metrics", made), _resolved(choice.methods, runs, "methods", {})
     return dataclasses.replace(choice, metrics=metrics, methods=methods)
 
 
-def _resolved(given: Sequence[str], runs: Sequence[Results], kind: str) -> tuple[str, ...]:
+def _resolved(
+    given: Sequence[str], runs: Sequence[Results], kind: str, more: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
     declared: dict[str, Any] = {}
     for run in runs:
         facts = metric_facts(run.facts) if kind == "metrics" else run.facts.get(kind, {})
         declared = {**{label: facts.get(label, {}) for label in run.labels(kind)}, **declared}
+    declared |= more
     return tuple(pick(given, declared, kind.removesuffix("s"))) if given else ()
 
 
@@ -147,8 +181,8 @@ def write_tables(results: Results) -> None:
     """Write summary.csv, summary.md, summary.tex, and derived.csv where metrics derive anything from the whole run."""
     runs, _ = choose([results], Choice())
     write_atomically(results.folder / "summary.csv", tables.csv(results.summary).encode())
-    if not (table := derived(results.scores, results.facts)).empty:
-        write_atomically(results.folder / "derived.csv", tables.csv(table, DERIVED_COLUMNS).encode())
+    if not results.derived.empty:
+        write_atomically(results.folder / "derived.csv", tables.csv(results.derived, DERIVED_COLUMNS).encode())
     write_atomically(results.folder / "summary.md", tables.render(runs, "markdown", Choice()).encode())
     write_atomically(results.folder / "summary.tex", tables.render(runs, "latex", Choice()).encode())
 
