@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vidattr_bench as vb
+from vidattr_bench.errors import PluginError
 from vidattr_bench.fixtures import CLASSES, as_model, small_batch, small_model
 from vidattr_bench.units import regular_units
 
@@ -302,6 +303,12 @@ def test_the_flow_of_a_clip_is_found_once_for_all_methods(monkeypatch):
     metric = vb.create("metrics", "warped_consistency")
     assert float(metric(first)) == pytest.approx(float(metric(again)), abs=1e-9)
     assert len(calls) == 2, "there and back"
+
+
+@pytest.mark.parametrize("option", ["flow_warps=0", "flow_iterations=0"])
+def test_a_flow_that_cannot_move_is_refused(option):
+    with pytest.raises(PluginError, match="must be at least 1"):
+        vb.create("metrics", f"warped_consistency:{option}")
 
 
 @settings(max_examples=10)

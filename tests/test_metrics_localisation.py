@@ -8,6 +8,7 @@ from torch import nn
 
 from vidattr_bench import plugins
 from vidattr_bench.clip import Batch, Clip, Tube, collate
+from vidattr_bench.errors import PluginError
 from vidattr_bench.metric import Case, Measurement, Shared
 from vidattr_bench.model import VideoModel
 
@@ -288,6 +289,17 @@ def test_voxels_tied_at_the_area_count_for_the_voxel_iou_in_expectation_over_the
         hits = int(inside[top].sum())
         ious.append(hits / (2 * size - hits))
     assert value("voxel_iou", case) == pytest.approx(np.mean(ious), abs=4 * np.std(ious) / 300**0.5)
+
+
+@pytest.mark.parametrize("above", [-0.1, 1.0])
+def test_an_iou_that_none_exceeds_or_all_do_is_refused(above):
+    with pytest.raises(PluginError, match="must be an IoU that can be exceeded"):
+        plugins.create("metrics", f"tube_iou:above={above}")
+
+
+def test_chance_levels_stand_where_there_are_any():
+    for name, has_chance in {"voxel_iou": True, "voxel_iou:threshold=half_max": False, "tube_iou": False}.items():
+        assert (measured(name, case_of(clip_with(WALKER))).chance is not None) == has_chance
 
 
 def test_a_map_above_no_threshold_finds_no_tube():

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.metrics._similarity import mid_ranks, similarity
 
 SIZE = (5, 12, 17)
@@ -59,6 +60,15 @@ def test_a_constant_has_no_similarity_to_anything(kind):
     assert similarity(constant, b, kind) is None
     assert similarity(constant, constant, kind) is None
     assert similarity(a, a, kind) == pytest.approx(1)
+
+
+def test_ssim_of_maps_smaller_than_its_smallest_window_is_refused():
+    a, b = maps(2)
+    assert similarity(a[:, :3, :3], b[:, :3, :3], "ssim") == pytest.approx(
+        literal_ssim(a[:, :3, :3], b[:, :3, :3], window=3), abs=1e-6
+    )
+    with pytest.raises(NotApplicableError, match="they share 2 x 17"):
+        similarity(a[:, :2], b[:, :2], "ssim")
 
 
 @settings(max_examples=15)

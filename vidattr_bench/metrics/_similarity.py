@@ -7,6 +7,8 @@ from typing import Literal
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from vidattr_bench.errors import NotApplicableError
+
 Similarity = Literal["spearman", "pearson", "ssim"]
 
 _WINDOW = 7
@@ -23,6 +25,9 @@ def similarity(first: Tensor, second: Tensor, kind: Similarity) -> float | None:
     spearman: correlation of mid-ranks over voxels. pearson: of values. ssim: Wang 2004 (doi:10.1109/TIP.2003.819861) on
     every frame, by scikit-image with a uniform window of 7 x 7 (less in smaller frames), the mean over frames of maps
     that are stretched to [0, 1] over the clip first.
+
+    Raises:
+        NotApplicableError: ssim of frames smaller than 3 x 3.
     """
     if is_constant(first) or is_constant(second):
         return None
@@ -51,6 +56,8 @@ def mid_ranks(values: Tensor) -> Tensor:
 
 def _ssim(first: Tensor, second: Tensor) -> float:
     window = min(_WINDOW, *first.shape[1:])
+    if window < 3:
+        raise NotApplicableError(f"ssim needs 3 x 3 pixels; they share {first.shape[1]} x {first.shape[2]}")
     images = [_stretched(map_).cpu().numpy() for map_ in (first, second)]
     odd = window - (window + 1) % 2
     return float(structural_similarity(*images, win_size=odd, data_range=1.0, channel_axis=0))  # type: ignore[no-untyped-call]

@@ -35,7 +35,10 @@ class Gini(MassMetric):
     }
 
     def _value(self, magnitudes: Tensor, units: Units) -> float:
-        return gini(magnitudes)
+        ordered = magnitudes.sort().values
+        u = len(ordered)
+        weights = 2 * torch.arange(1, u + 1).to(ordered) - u - 1
+        return float((weights * ordered).sum() / (u * ordered.sum()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Entropy(MassMetric):
     }
 
     def _value(self, magnitudes: Tensor, units: Units) -> float:
-        return normalised_entropy(magnitudes)
+        shares = magnitudes / magnitudes.sum()
+        return float(torch.special.entr(shares).sum() / math.log(len(shares)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,25 +101,6 @@ class TopMass(MassMetric):
         return [self.share] * len(case)
 
     def _value(self, magnitudes: Tensor, units: Units) -> float:
-        return top_mass(magnitudes, self.share)
-
-
-def gini(masses: Tensor) -> float:
-    """Gini index of masses (U,) from 0, not all of them 0."""
-    ordered = masses.double().sort().values
-    u = len(ordered)
-    weights = 2 * torch.arange(1, u + 1).to(ordered) - u - 1
-    return float((weights * ordered).sum() / (u * ordered.sum()))
-
-
-def normalised_entropy(masses: Tensor) -> float:
-    """Entropy of masses (U,), U > 1, not all of them 0, divided by ln U."""
-    shares = masses.double() / masses.double().sum()
-    return float(torch.special.entr(shares).sum() / math.log(len(shares)))
-
-
-def top_mass(masses: Tensor, share: float) -> float:
-    """Share of the total that the largest `share` of masses (U,) hold, the last one in part."""
-    ordered = masses.double().sort(descending=True).values
-    taken = (share * len(ordered) - torch.arange(len(ordered)).to(ordered)).clamp(0, 1)
-    return float((taken * ordered).sum() / ordered.sum())
+        ordered = magnitudes.sort(descending=True).values
+        taken = (self.share * len(ordered) - torch.arange(len(ordered)).to(ordered)).clamp(0, 1)
+        return float((taken * ordered).sum() / ordered.sum())

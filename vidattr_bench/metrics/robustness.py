@@ -166,8 +166,8 @@ def shifted(frames: Tensor, pixels: int) -> Tensor:
 class StaticClip(Metric):
     """How unevenly the map of a clip that repeats one frame is spread over time: no frame of it differs from another.
 
-    The clip's middle frame is repeated. With p_t the share of |a| in frame t, for the n frames that are at least
-    `margin` T away from both ends (a network that pads with zeros does not see all frames alike near the ends):
+    The clip's middle frame is repeated. With p_t the share of |a| in frame t, for the n frames but the first and the
+    last `margin` T, rounded (a network that pads with zeros does not see all frames alike near the ends):
     sum_t |p_t - 1/n| / 2, divided by its largest value 1 - 1/n. It is 0 where all frames have the same, 1 where one has
     all; the share of the relevance that would have to move. A network with stride 2 in time sees even and odd frames
     differently, and the maps of its gradients show it. Undefined: `zero_map` (no relevance there), `short_clip`.

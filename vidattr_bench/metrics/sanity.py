@@ -18,12 +18,12 @@ class CompletenessGap(Metric):
     for methods without such a theory.
     """
 
-    family = "sanity"
-    higher_is_better = False
-    reference = "Sundararajan et al. 2017, arXiv:1703.01365, proposition 1"
+    family: ClassVar[str] = "sanity"
+    higher_is_better: ClassVar[bool | None] = False
+    reference: ClassVar[str] = "Sundararajan 2017, arXiv 1703.01365, proposition 1"
     presets: ClassVar[dict[str, tuple[str, ...]]] = {"sanity": ("",)}
-    units = "the scale of the method's score, from 0"
-    reads_promise = True
+    units: ClassVar[str] = "the scale of the method's score, from 0"
+    reads_promise: ClassVar[bool] = True
     theory: ClassVar[Mapping[str, str | float]] = {
         "oracle": "undefined: promises_nothing",
         "inverted_oracle": "undefined: promises_nothing",

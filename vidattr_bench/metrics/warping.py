@@ -28,6 +28,9 @@ class WarpedConsistency(Metric):
         correlation: spearman (of ranks) or pearson.
         flow_warps: warps of the optical flow at each scale.
         flow_iterations: steps of the optical flow after each warp.
+
+    Raises:
+        ValueError: fewer than one warp or step, with which nothing would seem to move.
     """
 
     family: ClassVar[str] = "complexity"
@@ -44,6 +47,10 @@ class WarpedConsistency(Metric):
     correlation: Literal["spearman", "pearson"] = "spearman"
     flow_warps: int = 2
     flow_iterations: int = 5
+
+    def __post_init__(self) -> None:
+        if self.flow_warps < 1 or self.flow_iterations < 1:
+            raise ValueError(f"flow_warps={self.flow_warps}, flow_iterations={self.flow_iterations} must be at least 1")
 
     def measure(self, case: Case) -> Measurement:
         """Values of N clips and the chance level 0; the flow of a clip is shared by all methods."""
