@@ -11,7 +11,7 @@ from vidattr_bench.errors import PluginError
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import Curve, CurveSpec, curve, forward, planned_forwards, remove_all
 from vidattr_bench.substrates import SUBSTRATES
-from vidattr_bench.units import cut_boundaries, regular_units, removal_order, tie_fraction
+from vidattr_bench.units import Units, cut_boundaries, regular_units, removal_order, tie_fraction
 
 C, T, H, W = 3, 6, 15, 20
 OF_THE_CLIP = [name for name in SUBSTRATES if name != "other_clip"]
@@ -226,6 +226,21 @@ def test_every_cut_is_the_nearest_boundary_and_mirrors(sizes, steps):
     assert cuts.tolist() == sorted(expected)
     mirrored = cut_boundaries(torch.tensor(sizes[::-1]), steps)
     assert (len(sizes) - mirrored.flip(0)).equal(cuts)
+
+
+@given(sizes, st.integers(1, 40), st.randoms())
+def test_no_order_of_the_units_needs_more_than_the_plan_and_of_equal_ones_every_order_needs_it(sizes, steps, random):
+    units = Units(torch.zeros(0), torch.tensor(sizes))
+    planned = planned_forwards(CurveSpec("supervoxel", "mean", steps), units)
+    random.shuffle(sizes)
+    needed = 2 * (len(cut_boundaries(torch.tensor(sizes), steps)) - 2)
+    assert needed == planned if len(set(sizes)) == 1 else needed <= planned
+
+
+def test_cuts_inside_a_large_unit_save_more_than_the_middle_tie():
+    units = Units(torch.zeros(0), torch.tensor([90, *[1] * 10]))
+    assert planned_forwards(CurveSpec("supervoxel", "mean", 10), units) == 2 * 9
+    assert cut_boundaries(units.sizes, 10).tolist() == [0, 1, 11]
 
 
 @settings(max_examples=30)

@@ -46,7 +46,8 @@ def show(settings: Settings, console: Console) -> None:
         f"clips: {clips} in {len(plan.numbers())} batches; {len(plan.data.missing())} of the split are not on disk",
         f"cells: {cells.total()}",
         f"forward batch: {size}{found}",
-        f"forwards: {forwards} ({shared} of them shared by all methods), padding included; backwards: {backwards}",
+        f"forwards: {forwards} ({shared} of them shared by all methods); backwards: {backwards}",
+        "counted with padding, and the first clip for all: fewer where maps are constant or units differ in size",
         f"estimated: {seconds / 60:.1f} minutes on {device_name(device)}",
     ):
         console.print(line, highlight=False, markup=False)
@@ -59,7 +60,7 @@ def _of_method(formula: Forwards, label: str, clip: Tensor, clips: int, sampled:
 
 
 def _table(works: Mapping[str, Work], cells: Mapping[str, int], clips: int) -> Table:
-    table = Table(title=f"plan: what {clips} clips cost where all are as the first")
+    table = Table(title=f"plan: what {clips} clips cost")
     table.add_column("method")
     for name in ("cells", *Work._fields):
         table.add_column(name, justify="right")

@@ -69,9 +69,8 @@ def planned_forwards(spec: CurveSpec, units: Units, forward_batch: int = 1) -> i
     Exact where all units have one size. Where sizes differ it is the most there can be: a tie in the very middle saves
     two clips, and so does every cut that shares its nearest boundary with the one before.
     """
-    interior = len(cut_boundaries(units.sizes, spec.steps)) - 2
-    if len(set(units.sizes.tolist())) > 1:
-        interior = max(interior, min(spec.steps, len(units.sizes)) - 1)
+    alike = len(set(units.sizes.tolist())) == 1
+    interior = len(cut_boundaries(units.sizes, spec.steps)) - 2 if alike else min(spec.steps, len(units.sizes)) - 1
     return math.ceil(2 * interior / forward_batch) * forward_batch
 
 
