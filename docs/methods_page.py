@@ -18,10 +18,11 @@ import pandas as pd
 import torch
 
 from vidattr_bench import plugins
+from vidattr_bench.applicability import applicability
 from vidattr_bench.clip import Batch
 from vidattr_bench.fixtures import NETWORKS, as_model, small_batch
 from vidattr_bench.listing import render
-from vidattr_bench.method_checks import applicability, every_spec, quickly
+from vidattr_bench.method_checks import every_spec, quickly
 from vidattr_bench.model import VideoModel
 from vidattr_bench.text import markdown
 

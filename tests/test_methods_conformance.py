@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
+from vidattr_bench.applicability import applicability
 from vidattr_bench.fixtures import NETWORKS, as_model
 from vidattr_bench.method import AttributionMethod
-from vidattr_bench.method_checks import applicability, every_spec, quickly, suited_model
+from vidattr_bench.method_checks import every_spec, quickly, suited_model
 from vidattr_bench.model import VideoModel
 from vidattr_bench.testing import CHECKS, explain, small_batch
 

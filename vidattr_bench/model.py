@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vidattr_bench.errors import ModelError, NotApplicableError, did_you_mean
-from vidattr_bench.probe import Probe, mixes_channels, recording
+from vidattr_bench.probe import Probe, mixes_channels, probed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +81,8 @@ class VideoModel(nn.Module):
         classes: K names, in the order of the logits; empty where only the data set knows them.
         mean: per-channel mean subtracted from the pixels; None where the network takes pixels as they are.
         std: per-channel divisor.
-        feature_layer: the module that CAM-type methods read; by default the last one whose output has t > 1; "" says
-            that no module has activations over time and space.
+        feature_layer: the module that CAM-type methods read; by default the last one whose output has t, h and w
+            above 1; "" says that no module has activations over time and space.
         input: what the network wants to be fed.
         name: how tables call it.
 
@@ -215,18 +215,10 @@ class VideoModel(nn.Module):
             NotApplicableError: the layer does not put out (N, C, t, h, w), or does not run exactly once.
         """
         self.module(layer)
-        probe, found = self._probe(x), self._renamed.get(layer, layer)
-        if probe.runs[found] != 1:
-            runs = f"layer {layer!r} runs {probe.runs[found]} times in a forward pass"
-            raise NotApplicableError(f"{runs}; name one that runs once")
-        for name, shape, _ in probe.volumes:
-            if name == found:
-                c, t, h, w = shape[1:]
-                return c, t, h, w
-        raise NotApplicableError(f"layer {layer!r} puts out no activations (N, C, t, h, w)")
+        return self._probe(x).output_shape(self._renamed.get(layer, layer), layer)
 
     def feature_layer(self, x: Tensor) -> str:
-        """The declared feature layer, else the last module that runs once and whose output is (N, C, t, h, w), t > 1.
+        """The declared one, else the last module that runs once and puts out (N, C, t, h, w) with t, h and w above 1.
 
         Where one ReLU module serves the whole network, that is the convolution or norm before its last use.
 
@@ -237,12 +229,7 @@ class VideoModel(nn.Module):
             return self._declared_feature_layer
         if self._declared_feature_layer == "":
             raise NotApplicableError("the network declares that no layer has activations over time and space")
-        volumes = [name for name, shape in self._probe(x).layers() if min(shape[2:]) > 1]
-        if not volumes:
-            raise NotApplicableError(
-                "the network has no layer with activations over time and space (N, C, t, h, w) that runs once"
-            )
-        return volumes[-1]
+        return self._probe(x).last_volume()
 
     def layer_before(self, layer: str, x: Tensor) -> str:
         """The layer that ends last before the convolution that makes what `layer` puts out.
@@ -255,11 +242,7 @@ class VideoModel(nn.Module):
             NotApplicableError: `layer` or what runs before it puts out no (N, C, t, h, w), or runs more than once.
         """
         self.output_shape(layer, x)
-        names = [name for name, _ in self._probe(x).layers()]
-        begins = next((i for i, name in enumerate(names) if f"{name}.".startswith(f"{layer}.")), 0)
-        if begins == 0:
-            raise NotApplicableError(f"no layer with activations (N, C, t, h, w) runs before {layer!r}")
-        before = names[begins - 1]
+        before = self._probe(x).layer_before(layer)
         return before if mixes_channels(self.module(layer)) else self.layer_before(before, x)
 
     def linear_head(self, x: Tensor) -> LinearHead:
@@ -268,25 +251,14 @@ class VideoModel(nn.Module):
         Raises:
             NotApplicableError: the logits are not a linear map of the mean of some layer's activations.
         """
-        probe = self._probe(x)
-        for linear, pooled, logits in reversed(probe.linears):
-            if logits.shape != probe.logits.shape or not torch.allclose(logits, probe.logits, rtol=1e-4, atol=1e-5):
-                continue
-            for name, shape, mean in reversed(probe.volumes):
-                same = mean.shape == pooled.shape and torch.allclose(mean, pooled, rtol=1e-4, atol=1e-6)
-                if same and min(shape[3:]) > 1:
-                    return LinearHead(name, self.module(linear).weight)  # type: ignore[arg-type]
-        raise NotApplicableError("the network has no linear head on a channel-wise global average pooling")
+        layer, linear = self._probe(x).linear_head()
+        return LinearHead(layer, self.module(linear).weight)  # type: ignore[arg-type]
 
     def _probe(self, x: Tensor) -> Probe:
-        """What the modules put out on the first clip of x, once per clip size."""
+        """What the modules put out on a clip as large as those of x, found out once per size."""
         key = ("probe", tuple(x.shape[1:]), x.device)
         if key not in self.facts:
-            with torch.no_grad(), recording(self.net) as probe:
-                # A constant clip could make two layers look alike; noise from a fixed generator does not.
-                noise = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0))
-                probe.logits = self.net(noise.to(x))
-            self.facts[key] = probe
+            self.facts[key] = probed(self.net, x)
         found: Probe = self.facts[key]
         return found
 

@@ -1,4 +1,4 @@
-"""What the modules of a network put out on one clip, recorded once per clip size."""
+"""What the modules of a network put out on one clip, recorded once per clip size, and what that tells of its layers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from vidattr_bench.errors import NotApplicableError
 
 
 @dataclasses.dataclass
@@ -30,9 +32,65 @@ class Probe:
         """Name and shape of the volumes of the modules that run once."""
         return [(name, shape) for name, shape, _ in self.volumes if self.runs[name] == 1]
 
+    def output_shape(self, layer: str, called: str) -> tuple[int, int, int, int]:
+        """(C, t, h, w) of what a layer, which the user calls `called`, puts out.
+
+        Raises:
+            NotApplicableError: it does not put out (N, C, t, h, w), or does not run exactly once.
+        """
+        if self.runs[layer] != 1:
+            runs = f"layer {called!r} runs {self.runs[layer]} times in a forward pass"
+            raise NotApplicableError(f"{runs}; name one that runs once")
+        for name, (_, c, t, h, w) in self.layers():
+            if name == layer:
+                return c, t, h, w
+        raise NotApplicableError(f"layer {called!r} puts out no activations (N, C, t, h, w)")
+
+    def last_volume(self) -> str:
+        """The last layer with activations over time and space; raises `NotApplicableError` where there is none."""
+        volumes = [name for name, shape in self.layers() if min(shape[2:]) > 1]
+        if not volumes:
+            raise NotApplicableError(
+                "the network has no layer with activations over time and space (N, C, t, h, w) that runs once"
+            )
+        return volumes[-1]
+
+    def layer_before(self, layer: str) -> str:
+        """The layer that ends last before `layer`, a block or not, begins; raises `NotApplicableError` without one."""
+        names = [name for name, _ in self.layers()]
+        begins = next((i for i, name in enumerate(names) if f"{name}.".startswith(f"{layer}.")), 0)
+        if begins == 0:
+            raise NotApplicableError(f"no layer with activations (N, C, t, h, w) runs before {layer!r}")
+        return names[begins - 1]
+
+    def linear_head(self) -> tuple[str, str]:
+        """The layer whose mean over t, h, w a linear layer maps to the logits, and that linear layer.
+
+        Raises:
+            NotApplicableError: the logits are not a linear map of the mean of some layer's activations.
+        """
+        for linear, pooled, logits in reversed(self.linears):
+            if logits.shape != self.logits.shape or not torch.allclose(logits, self.logits, rtol=1e-4, atol=1e-5):
+                continue
+            for name, shape, mean in reversed(self.volumes):
+                same = mean.shape == pooled.shape and torch.allclose(mean, pooled, rtol=1e-4, atol=1e-6)
+                if same and min(shape[3:]) > 1:
+                    return name, linear
+        raise NotApplicableError("the network has no linear head on a channel-wise global average pooling")
+
+
+@torch.no_grad()
+def probed(net: nn.Module, x: Tensor) -> Probe:
+    """What the modules of `net` put out on one clip as large as those of x (N, C, T, H, W)."""
+    # A constant clip could make two layers look alike; noise from a fixed generator does not.
+    noise = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
+    with _recording(net) as probe:
+        probe.logits = net(noise)
+    return probe
+
 
 @contextmanager
-def recording(net: nn.Module) -> Iterator[Probe]:
+def _recording(net: nn.Module) -> Iterator[Probe]:
     """A probe that fills while `net` runs on one clip inside; volumes with channels last leave it at the end."""
     probe = Probe()
 
