@@ -18,7 +18,7 @@ from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import CurveSpec
 from vidattr_bench.rows import Subject, unreadable_rows
 from vidattr_bench.shared import RemovalSpec
-from vidattr_bench.store import Cell
+from vidattr_bench.store import MAP, Cell
 
 N, T, H, W, K = 3, 4, 6, 5, 7
 
@@ -318,6 +318,14 @@ def test_one_draw_tried_again_leaves_the_cost_of_all(model, batch):
     rows, cells = evaluate(s, batch, {Cell("a", "noise", "total", 23)})
     assert set(cells) == {("a", "noise", "total", 23)}
     assert [row["forwards"] for row in rows.costs if row["step"] == "attribution"] == [2] * N
+
+
+def test_a_map_alone_is_made_where_a_map_alone_is_missing(model, batch):
+    s = subject(model, {"b": Brightness(), "noise": Noise()}, {"total": Total()})
+    rows, cells = evaluate(s, batch, {Cell("c", "b", MAP, 11)})
+    assert cells == {}
+    assert set(rows.maps) == {("c", "b")}
+    assert torch.equal(rows.maps["c", "b"], batch.frames[2].mean(0))
 
 
 def test_draws_differ_between_clips_and_draws(model, batch):

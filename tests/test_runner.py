@@ -168,6 +168,36 @@ def test_added_methods_and_metrics_extend_a_run(finished, tmp_path):
     assert set(pd.read_csv(folder / "summary.csv")["method"]) == {"gradient", "random", "centre"}
 
 
+def arrays(folder):
+    return {p.relative_to(folder): p.read_bytes() for kind in ("maps", "clips") for p in folder.glob(f"{kind}/*/*.npy")}
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("wanted", [{"pictures": 3}, {"pictures": 0, "save_maps": True}])
+def test_maps_and_pictures_asked_for_later_are_made_and_no_row_changes(tmp_path, monkeypatch, wanted):
+    options = {"methods": ["gradient", "random", "attention_rollout"], "metrics": ["roc_auc"]}
+    folder = run(tmp_path / "run", **options).folder
+    before, few = contents(folder, store.SCHEMAS), arrays(folder)
+    assert run(folder, **{**options, **wanted}).failed == 0
+    assert contents(folder, store.SCHEMAS) == before
+    whole = run(tmp_path / "at once", **{**options, **wanted}).folder
+    assert arrays(folder) == few | arrays(whole)
+    assert len(arrays(whole)) > len(few)
+    monkeypatch.setattr(VideoModel, "logits", lambda self, x: pytest.fail("nothing is missing any more"))
+    assert run(folder, **{**options, **wanted}).failed == 0
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_map_that_cannot_be_made_again_is_a_failure(finished, tmp_path, monkeypatch):
+    folder = copy(finished, tmp_path / "run")
+    cls = importlib.import_module("vidattr_bench.methods.gradient").Gradient
+    monkeypatch.setattr(cls, "attribute", lambda *arguments: 1 / 0)
+    before = contents(folder, store.SCHEMAS)
+    assert run(folder, save_maps=True).failed == 4
+    assert contents(folder, store.SCHEMAS) == before
+    monkeypatch.undo()
+
+
 @pytest.mark.usefixtures("bare")
 def test_a_larger_sample_adds_the_cells_of_more_clips_and_changes_none(tmp_path):
     options = {"methods": ["gradient", "oracle"], "metrics": ["roc_auc", "flip_equivariance"]}

@@ -79,6 +79,13 @@ def test_a_later_generation_wins_and_failed_cells_are_not_finished(store):
     assert [part.generation for part in store.parts("scores")] == [0, 1]
 
 
+def test_cells_are_told_apart_by_their_status(store):
+    statuses = ("ok", "undefined", "not_applicable", "failed")
+    store.write(0, rows(*(score(clip, status=status) for clip, status in zip("abcd", statuses, strict=True))))
+    assert store.cells("ok", "undefined") == {Cell("a", "m", "x", 0), Cell("b", "m", "x", 0)}
+    assert store.finished() == {Cell(clip, "m", "x", 0) for clip in "abc"}
+
+
 @pytest.mark.parametrize("kind", list(stores.SCHEMAS))
 @pytest.mark.parametrize("where", [0.05, 0.5, 0.95])
 def test_one_flipped_bit_is_noticed_and_the_batch_computed_anew(store, kind, where):

@@ -17,7 +17,7 @@ from vidattr_bench.model import VideoModel
 from vidattr_bench.randomness import derive
 from vidattr_bench.rows import Problem, Rows, Subject, curve_rows, describe, outcome, unreadable_rows
 from vidattr_bench.shared import Shared, Step
-from vidattr_bench.store import Cell
+from vidattr_bench.store import MAP, Cell
 
 Progress = Callable[[str, str], None]
 SEES_THE_TRUTH = "it sees the truth of the annotated clip and cannot explain another one"
@@ -78,11 +78,15 @@ class Evaluation:
         self.rows = Rows()
 
     def run(self, missing: Collection[Cell], keep_map: Callable[[str], bool], progress: Progress) -> Rows:
-        """Fill the cells in `missing`; keep the first draw's map of the clips that `keep_map` asks for."""
+        """Fill the cells in `missing`; keep the first draw's map of the clips that `keep_map` asks for.
+
+        A cell whose metric is `MAP` has no row: it asks for the map alone.
+        """
         for label, method in self.subject.methods.items():
             seeds = self.subject.seeds(method)
             wanted = {seed: self._wanted(label, seed, missing) for seed in seeds}
-            if any(wanted.values()):  # every draw is explained again, so that the cost is that of all draws
+            lacks_map = any(Cell(clip, label, MAP, seeds[0]) in missing for clip in self.batch.ids)
+            if lacks_map or any(wanted.values()):  # every draw again, so that the cost is that of all draws
                 for seed, metrics in wanted.items():
                     explained = self._run_draw(label, seed, metrics, missing, progress)
                     if seed == seeds[0]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from vidattr_bench import perturbation, plugins, provenance, report
+from vidattr_bench.arrays import Arrays
 from vidattr_bench.datamodule import Work
 from vidattr_bench.errors import RunError
 from vidattr_bench.evaluation import evaluate
@@ -25,7 +26,6 @@ from vidattr_bench.progress import RunProgress
 from vidattr_bench.rows import Rows, Subject, unreadable_rows
 from vidattr_bench.settings import Settings, from_mapping
 from vidattr_bench.store import Cell, Store, read_yaml
-from vidattr_bench.text import slug
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Run:
 
     Attributes:
         folder: where it lies.
-        failed: cells that failed or are missing.
+        failed: cells that failed or are missing, and maps to keep that are.
     """
 
     folder: Path
@@ -64,18 +64,24 @@ class Explainer(LightningModule):
         subject: what the run asks.
         plan: the run's plan.
         store: where rows go.
+        arrays: where maps go.
         missing: the cells still owed.
         progress: told of every cell and finished batch.
     """
 
     def __init__(
-        self, subject: Subject, plan: Plan, store: Store, missing: Collection[Cell], progress: RunProgress
+        self,
+        subject: Subject,
+        plan: Plan,
+        store: Store,
+        arrays: Arrays,
+        missing: Collection[Cell],
+        progress: RunProgress,
     ) -> None:
         super().__init__()
         self.model = subject.model
-        self.subject, self.plan, self.store, self.progress = subject, plan, store, progress
-        self.missing = missing
-        self.pictured = plan.pictured()
+        self.subject, self.plan, self.progress = subject, plan, progress
+        self.store, self.arrays, self.missing = store, arrays, missing
         self.parent = os.getppid()
 
     def setup(self, stage: str) -> None:
@@ -90,12 +96,13 @@ class Explainer(LightningModule):
         rows = Rows()
         if work.batch is not None:
             with torch.inference_mode(False), torch.no_grad():
-                rows = evaluate(self.subject, work.batch, self.missing, self._keeps, self._begin_cell)
-            self._save_maps(work, rows)
+                rows = evaluate(self.subject, work.batch, self.missing, self.arrays.keeps, self._begin_cell)
+            self.arrays.write(work.batch, rows.maps)
         groups = {ref.id: ref.group for ref in self.plan.data.plan[work.number]}
         for clip in work.unreadable:
             rows.scores += unreadable_rows(self.subject, clip, groups[clip.id], self.missing)
-        self.store.write(work.number, rows.tables())
+        if rows.scores:  # none where maps alone were missing, whose costs are booked already
+            self.store.write(work.number, rows.tables())
         self.progress.advance(len(groups))
 
     def _begin_cell(self, method: str, metric: str) -> None:
@@ -107,19 +114,6 @@ class Explainer(LightningModule):
         orphaned = self.trainer.global_rank > 0 and os.getppid() != self.parent
         if self.trainer.received_sigterm or orphaned:
             raise KeyboardInterrupt
-
-    def _keeps(self, clip: str) -> bool:
-        return self.plan.settings.save_maps or clip in self.pictured
-
-    def _save_maps(self, work: Work, rows: Rows) -> None:
-        assert work.batch is not None
-        for (clip, label), relevance in rows.maps.items():
-            self.store.write_array(f"maps/{slug(clip)}/{slug(label)}.npy", relevance.numpy())
-        for i, clip in enumerate(work.batch.ids):
-            if clip in self.pictured:
-                pixels = (work.batch.frames[i].permute(1, 2, 3, 0) * 255).round().byte().cpu().numpy()
-                self.store.write_array(f"clips/{slug(clip)}/frames.npy", pixels)
-                self.store.write_array(f"clips/{slug(clip)}/tubes.npy", work.batch.tubes[i].cpu().numpy())
 
 
 def run(config: Path | None = None, **options: Any) -> Run:
@@ -149,19 +143,26 @@ def _execute(trainer: Trainer, plan: Plan, store: Store, console: Console) -> Ru
     provenance.check_resumable(plan, store, device)
     for path in store.set_aside_corrupt() if leads else []:
         console.print(f"set aside, to be computed anew: {path}", highlight=False, markup=False)
+    arrays = Arrays(subject_of(plan, 1), plan, store)
     wanted = owed(plan)
-    missing = wanted - store.finished()
-    unfinished = {cell.clip for cell in missing}
+    missing = (wanted - store.finished()) | arrays.missing_maps()
+    unfinished = {cell.clip for cell in missing} | arrays.undrawn()
     plan.data.pending = [n for n in plan.numbers() if any(ref.id in unfinished for ref in plan.refs([n]))]
-    if missing:
+    if plan.data.pending:
         count_logits(plan.model, plan.data)
         subject = subject_of(plan, forward_batch_of(plan, store, device, plan.data.pending) if leads else 1)
         if leads:
             provenance.record(plan, store, device, subject.forward_batch)
-        _predict(trainer, subject, plan, store, missing, console)
+        share = plan.refs(plan.data.pending[trainer.global_rank :: trainer.world_size])
+        with RunProgress(len(share), console) as progress:
+            _predict(trainer, Explainer(subject, plan, store, arrays, missing, progress))
     if not leads:
         return Run(store.folder)
-    failed = len(wanted - store.finished())  # a rank that died wrote none of its cells, and the job may still end well
+    unkept = arrays.missing_maps()
+    if unkept:
+        console.print(f"maps that could not be made again: {len(unkept)}", style="red", highlight=False)
+    # A rank that died wrote none of its cells, and the job may still end well.
+    failed = len(wanted - store.finished()) + len(unkept)
     report.finish(store, console)
     return Run(store.folder, failed)
 
@@ -217,22 +218,14 @@ def trainer_of(settings: Settings) -> Trainer:
         raise RunError(f"Lightning cannot set up this run: {error}") from error
 
 
-def _predict(
-    trainer: Trainer, subject: Subject, plan: Plan, store: Store, missing: set[Cell], console: Console
-) -> None:
+def _predict(trainer: Trainer, explainer: Explainer) -> None:
     torch.backends.cudnn.allow_tf32 = False
-    share = plan.data.pending[trainer.global_rank :: trainer.world_size]
-    with RunProgress(len(plan.refs(share)), console) as progress:
-        try:
-            trainer.predict(
-                Explainer(subject, plan, store, missing, progress), datamodule=plan.data, return_predictions=False
-            )
-        except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
-                raise KeyboardInterrupt from error
-            raise RunError(
-                f"a plug-in ended the process by sys.exit({error.code!r}); it must raise an error"
-            ) from error
+    try:
+        trainer.predict(explainer, datamodule=explainer.plan.data, return_predictions=False)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
+            raise KeyboardInterrupt from error
+        raise RunError(f"a plug-in ended the process by sys.exit({error.code!r}); it must raise an error") from error
     trainer.strategy.barrier()
 
 

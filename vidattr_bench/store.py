@@ -61,6 +61,10 @@ class Cell(NamedTuple):
     seed: int
 
 
+MAP = ""
+"""What stands for the metric in a cell that is about the map itself."""
+
+
 class Part(NamedTuple):
     """One committed part and where it stands."""
 
@@ -167,10 +171,14 @@ class Store:
         return [p for p in self.parts(kind) if (p.number, p.generation) in committed]
 
     def finished(self) -> set[Cell]:
-        """Cells that need no more work: every committed and intact row but the failed ones."""
+        """Cells that need no more work: all but the failed ones."""
+        return self.cells("ok", "undefined", "not_applicable")
+
+    def cells(self, *statuses: str) -> set[Cell]:
+        """Cells whose row is committed and intact and has one of these statuses."""
         damaged = self._damaged()
         scores = _load("scores", [p for p in self._committed("scores") if (p.number, p.generation) not in damaged])
-        done = scores[scores["status"] != "failed"]
+        done = scores[scores["status"].isin(statuses)]
         columns = [done[key].tolist() for key in _KEYS["scores"]]
         return {Cell(*row) for row in zip(*columns, strict=True)}
 
