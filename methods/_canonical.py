@@ -104,6 +104,10 @@ def _check(net: fx.GraphModule) -> None:
     plain = sizes(net.graph)
     for node in net.graph.nodes:
         module = _module(net, node)
-        moves = node.op in ("placeholder", "output", "get_attr") or node.target is _stack or rearranges(node)
-        if not (moves or node in plain or isinstance(module, _KNOWN)):
+        if not (node in plain or isinstance(module, _KNOWN) or _passes_on(node)):
             raise NotApplicableError(f"relevance propagation has no rule for {described(node, module or net)}")
+
+
+def _passes_on(node: fx.Node) -> bool:
+    """Whether a node computes nothing: its gradient hands on the relevance that comes."""
+    return node.op in ("placeholder", "output", "get_attr") or node.target is _stack or rearranges(node)

@@ -15,6 +15,7 @@ from vidattr_bench.model import VideoModel
 
 from ._gradients import Pool, Score, input_gradient, pool_channels
 from ._masked import CHUNK_WITH_GRADIENTS
+from ._options import require_not_negative, require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,8 @@ class NoisyGradient(AttributionMethod):
     score: Score = "logit"
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or not self.noise >= 0:
-            raise ValueError(f"samples={self.samples} must be at least 1 and noise={self.noise} not negative")
+        require_positive(self, "samples")
+        require_not_negative(self, "noise")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward and a backward a noisy copy."""

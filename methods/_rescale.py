@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from vidattr_bench.linearity import ELEMENTWISE, MAX_POOLS
 
+from ._inplace import out_of_place
+
 Inputs = Mapping[nn.Module, deque[Tensor]]
 _TINY = 1e-6  # differences up to here are rounding, and the derivative takes the place of their quotient
 
@@ -45,26 +47,13 @@ def rescaled(net: nn.Module, references: Inputs) -> Iterator[None]:
 
     with ExitStack() as stack:
         for module in _with_rules(net):
-            stack.enter_context(_out_of_place(module))
+            stack.enter_context(out_of_place(module))
             stack.enter_context(module.register_forward_hook(apply))
         yield
 
 
 def _with_rules(net: nn.Module) -> list[nn.Module]:
     return [module for module in net.modules() if isinstance(module, (*ELEMENTWISE, *MAX_POOLS))]
-
-
-@contextmanager
-def _out_of_place(module: Any) -> Iterator[None]:
-    """Leave the module's input as it is, since the rule needs it."""
-    inplace = getattr(module, "inplace", False)
-    if inplace:
-        module.inplace = False
-    try:
-        yield
-    finally:
-        if inplace:
-            module.inplace = True
 
 
 def _rescale(activation: Any, u: Tensor, reference: Tensor, y: Tensor) -> Tensor:

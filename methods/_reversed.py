@@ -21,6 +21,7 @@ from vidattr_bench.requirements import require
 from vidattr_bench.rewrite import hookable
 
 from ._gradients import ChannelPooled, Score, input_gradient
+from ._inplace import out_of_place
 
 Unpool = Literal["switches", "centre"]
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -73,23 +74,13 @@ def reversed_network(net: nn.Module, rule: Rule | None, unpool: Unpool) -> Itera
     with ExitStack() as stack:
         for module in net.modules():
             if isinstance(module, nn.ReLU) and rule is not None:
-                stack.enter_context(_out_of_place(module))
+                stack.enter_context(out_of_place(module))
                 stack.enter_context(module.register_forward_hook(relu))
             elif isinstance(module, MAX_POOLS) and unpool == "centre":
                 stack.enter_context(module.register_forward_hook(centre))
             elif isinstance(module, (nn.LocalResponseNorm, nn.CrossMapLRN2d)) and rule is not None:
                 stack.enter_context(module.register_forward_hook(lrn))
         yield
-
-
-@contextmanager
-def _out_of_place(relu: nn.ReLU) -> Iterator[None]:
-    """Leave the ReLU's input, which the reversed signal goes to, unmodified."""
-    inplace, relu.inplace = relu.inplace, False
-    try:
-        yield
-    finally:
-        relu.inplace = inplace
 
 
 def window_centres(x: Tensor, pooled: Tensor, pool: Any) -> Tensor:

@@ -14,6 +14,7 @@ from vidattr_bench.substrates import gaussian_blur
 from ._baselines import score_difference
 from ._gradients import Score, input_gradient
 from ._masked import CHUNK_WITH_GRADIENTS
+from ._options import require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,7 @@ class BlurIntegratedGradients(SignedMethod):
     score: Score = "logit"
 
     def __post_init__(self) -> None:
-        if not (self.sigma_max > 0 and self.steps > 0):
-            raise ValueError(f"sigma_max={self.sigma_max} and steps={self.steps} must be positive")
+        require_positive(self, "sigma_max", "steps")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward and a backward at every step."""

@@ -15,6 +15,7 @@ from ._baselines import Baseline, baseline_clips, score_difference
 from ._gradients import Score, input_gradient
 from ._masked import CHUNK_WITH_GRADIENTS
 from ._noisy import standard_noise
+from ._options import require_not_negative, require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ class GradientSHAP(SignedMethod):
     score: Score = "logit"
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or not self.noise >= 0:
-            raise ValueError(f"samples={self.samples} must be at least 1 and noise={self.noise} not negative")
+        require_positive(self, "samples")
+        require_not_negative(self, "noise")
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward and a backward a sample."""
