@@ -1,5 +1,11 @@
 """Training: it learns, it repeats itself, and what it writes can be loaded again."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -47,6 +53,71 @@ def test_every_epoch_has_an_order_of_its_own():
         orders.append(list(loader.sampler))
     assert sorted(orders[0]) == list(range(40))
     assert orders[0] == orders[2] != orders[1]
+
+
+@pytest.mark.parametrize("world", [2, 3, 40, 41])
+def test_ranks_take_turns_in_the_order_of_one(world):
+    whole = list(clips(train_clips=40).train_dataloader().sampler)
+    shares = []
+    for rank in range(world):
+        module = clips(train_clips=40)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+        shares.append(list(module.train_dataloader().sampler))
+    assert {len(share) for share in shares} == {-(-40 // world)}
+    turns = [clip for turn in zip(*shares, strict=True) for clip in turn]
+    assert turns == (2 * whole)[: len(turns)]
+
+
+def test_no_clip_is_held_out_twice():
+    held_out = []
+    for rank in range(3):
+        module = clips()
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=3)
+        held_out += [id for _, _, ids in module.val_dataloader() for id in ids]
+    assert sorted(held_out) == [ref.id for ref in clips().refs()]
+    module.trainer.world_size = 11
+    with pytest.raises(DataError, match="10 labelled clips for 11 devices"):
+        module.val_dataloader()
+
+
+TELLING = """
+import sys
+from pathlib import Path
+from vidattr_bench import cli, training
+step = training._Classifier.training_step
+def telling(self, batch, index):
+    with Path(__file__).with_name(f"seen-{self.current_epoch}-{self.trainer.global_rank}").open("a") as file:
+        file.writelines(f"{clip}\\n" for clip in batch[2])
+    return step(self, batch, index)
+training._Classifier.training_step = telling
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_see_all_clips_in_another_order_every_epoch(tmp_path):
+    script, path = tmp_path / "telling.py", tmp_path / "net.safetensors"
+    script.write_text(TELLING)
+    data = 'planted_actions:part=dev,clips=9,train_clips=11,length=8,size="[24,32]"'
+    command = [sys.executable, script, "train", "--dataset", data, "--epochs", "2", "--batch-size", "3"]
+    command += ["--accelerator", "cpu", "--devices", "2", "--output", path]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    seen = {path.name: path.read_text().split() for path in tmp_path.glob("seen-*")}
+    for epoch in (0, 1):
+        shares = seen[f"seen-{epoch}-0"], seen[f"seen-{epoch}-1"]
+        assert [len(share) for share in shares] == [6, 6]
+        assert len({*shares[0], *shares[1]}) == 11
+    assert set(seen["seen-0-0"]) != set(seen["seen-1-0"])
+    record = read_metadata(path)["training"]
+    assert record["settings"]["devices"] == 2
+    assert record["held_out"] == 9
+    model, module = create("models", f'tiny3d:checkpoint="{path}"').build(), create("datasets", data)
+    module.adapt(model.input)
+    predictions = model(torch.stack([module.load(ref).frames for ref in module.refs()])).argmax(1).tolist()
+    right = [prediction == ref.label for prediction, ref in zip(predictions, module.refs(), strict=True)]
+    assert record["accuracy"] == pytest.approx(sum(right) / 9)
 
 
 def test_nothing_of_torch_stays_changed(tmp_path):

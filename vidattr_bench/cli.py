@@ -165,7 +165,7 @@ def _train_options(parser: _Parser) -> None:
     add("--output", type=Path, metavar="FILE", required=True, help="safetensors file to write")
     add("--epochs", type=int, metavar="N", help="passes over the training part")
     add("--lr", type=float, metavar="X", help="peak learning rate")
-    add("--batch-size", type=int, metavar="N", help="clips per step")
+    add("--batch-size", type=int, metavar="N", help="clips per step on each device")
     add("--seed", type=int, metavar="N", help="seed of initial weights and order")
     add("--mask-augment", type=float, metavar="X", help="share of the clips of which random tubelets are removed")
     add("--workers", type=int, metavar="N", help="processes that decode or render")

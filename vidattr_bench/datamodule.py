@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -155,42 +155,57 @@ class ClipDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Work]:
         """Batches `pending[rank::world]` of the plan, each loaded whole by one worker."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self._rank_and_world()
         work = _PlannedWork(self, self.pending[rank::world])
         return DataLoader(work, batch_size=None, num_workers=self.workers, persistent_workers=self.workers > 0)
 
     def train_dataloader(self) -> DataLoader[Labelled]:
-        """Shuffled batches (frames, labels, ids) of the training part."""
-        return self._labelled("train", shuffled=True)
+        """Shuffled batches (frames, labels, ids) of this rank's share of the training part, as many on every rank."""
+        clips = self._labelled("train")
+        return self._loader(clips, _Shuffle(len(clips), self.seed, *self._rank_and_world()))
 
     def val_dataloader(self) -> DataLoader[Labelled]:
-        """Batches (frames, labels, ids) of this module's own part."""
-        return self._labelled(self.part)
+        """Batches (frames, labels, ids) of this rank's share of this module's own part, in which no clip comes twice.
 
-    def _labelled(self, part: str, shuffled: bool = False) -> DataLoader[Labelled]:
+        Raises:
+            DataError: there are fewer clips than ranks.
+        """
+        clips, (rank, world) = self._labelled(self.part), self._rank_and_world()
+        if len(clips) < world:
+            raise DataError(f"part={self.part} has {len(clips)} labelled clips for {world} devices; use --devices 1")
+        return self._loader(clips, range(rank, len(clips), world))
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _labelled(self, part: str) -> _LabelledClips:
         module = self if part == self.part else dataclasses.replace(self, part=part)
         module.clip_input = self.clip_input
-        clips = _LabelledClips(module, module.refs())
-        sampler = _Shuffle(len(clips), self.seed) if shuffled else None
+        return _LabelledClips(module, module.refs())
+
+    def _loader(self, clips: _LabelledClips, sampler: Iterable[int]) -> DataLoader[Labelled]:
         return DataLoader(clips, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
 
 
 class _Shuffle(Sampler[int]):
-    """Another order every epoch: a function of seed and epoch, however often and by however many it is asked for."""
+    """One rank's share of an order that is another one every epoch: a function of seed and epoch.
 
-    def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed, self.epoch = n, seed, 0
+    Ranks take turns; where the clips do not come out even, the order begins again, since all ranks train in step.
+    """
+
+    def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.n, self.seed, self.rank, self.world, self.epoch = n, seed, rank, world, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before every epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.n, generator=generator(self.seed, "epoch", str(self.epoch)))
-        return iter(order.tolist())
+        order = torch.randperm(self.n, generator=generator(self.seed, "epoch", str(self.epoch))).tolist()
+        return (order[at % self.n] for at in range(self.rank, len(self) * self.world, self.world))
 
     def __len__(self) -> int:
-        return self.n
+        return -(-self.n // self.world)
 
 
 class _PlannedWork(Dataset[Work]):

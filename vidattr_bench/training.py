@@ -41,7 +41,8 @@ def train(
     """Train `model` from scratch on the train part of `dataset` and write a checkpoint that its entry can load.
 
     The last weights are kept: nothing is chosen by the accuracy, which is measured once, at the end, on the data set's
-    own part. On a CPU, equal arguments and equal numbers of threads give equal weights.
+    own part. On a CPU, equal arguments and equal numbers of threads give equal weights. Devices take turns in one order
+    of the clips, so that W of them step on the clips of one with W times the `batch_size`.
 
     Args:
         dataset: data module whose own `part` is held out.
@@ -49,7 +50,7 @@ def train(
         output: safetensors file to write.
         epochs: passes over the train part.
         lr: peak of the one-cycle schedule of AdamW.
-        batch_size: clips per step.
+        batch_size: clips per step on each device.
         seed: of the initial weights, of the order of clips and of what is removed.
         mask_augment: share of the clips of which random tubelets are removed; see `MaskAugmentation`.
         workers: processes that decode or render.
@@ -62,7 +63,8 @@ def train(
         The record that the checkpoint carries: what was trained on what and how, loss, held_out clips, accuracy.
 
     Raises:
-        DataError: the data set names no classes, or has no clips; or `mask_augment` is no share.
+        DataError: the data set names no classes, has no clips, or holds out fewer than there are devices; or
+            `mask_augment` is no share.
         ModelError: the loss is no longer finite.
     """
     if len(dataset.classes) < 2:
@@ -73,13 +75,20 @@ def train(
     with _repeatable(seed):
         classifier = _Classifier(model, len(dataset.classes), lr, seed, MaskAugmentation(mask_augment))
         trainer = _trainer(epochs, progress, accelerator=accelerator, devices=devices, precision=precision)
-        trainer.fit(classifier, dataset.train_dataloader(), dataset.val_dataloader())
+        trainer.fit(classifier, datamodule=dataset)
+    figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
     settings = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "precision": str(precision)}
+    if mask_augment:
+        settings["mask_augment"] = mask_augment
+    if trainer.world_size > 1:
+        settings["devices"] = trainer.world_size
     record = {
         "dataset": label("datasets", dataset),
         "model": label("models", model),
-        "settings": {**settings, "mask_augment": mask_augment} if mask_augment else settings,
-        **{name: value.item() for name, value in trainer.callback_metrics.items()},
+        "settings": settings,
+        "loss": figures["loss"],
+        "accuracy": figures["right"] / figures["held_out"],
+        "held_out": figures["held_out"],
     }
     if trainer.is_global_zero:
         save_checkpoint(output, classifier.net, _metadata(dataset, model, record))
@@ -107,6 +116,7 @@ def _trainer(epochs: int, progress: bool, **hardware: Any) -> pl.Trainer:
         max_epochs=epochs,
         check_val_every_n_epoch=epochs,
         num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # it would repeat held-out clips; the data module shares clips out itself
         deterministic="warn",  # some gradients have no deterministic form on a GPU
         enable_progress_bar=progress,
         callbacks=[TQDMProgressBar(refresh_rate=10)] if progress else [],
@@ -154,9 +164,10 @@ class _Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Labelled, index: int) -> None:
         labels = batch[1]
-        right = (self(batch).argmax(1) == labels).float()
-        self.log("accuracy", right.mean(), batch_size=len(labels), sync_dist=True)
-        self.log("held_out", float(len(labels)), reduce_fx="sum", sync_dist=True)
+        right = (self(batch).argmax(1) == labels).sum()
+        # Sums: Lightning's mean over devices is off where they have unequal numbers of clips.
+        for name, count in (("right", right.float()), ("held_out", float(len(labels)))):
+            self.log(name, count, reduce_fx="sum", batch_size=len(labels), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimiser = torch.optim.AdamW(self.parameters(), lr=self.lr)
