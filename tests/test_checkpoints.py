@@ -57,6 +57,19 @@ def test_our_own_file_gives_weights_and_metadata(tmp_path):
     assert checkpoints.class_names(extras, tmp_path) == tuple(NAMES)
 
 
+def test_tied_weights_are_written_and_read(tmp_path):
+    def tied():
+        net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        net[1].weight = net[0].weight
+        return net
+
+    net, other = tied(), tied()
+    checkpoints.save_checkpoint(tmp_path / "tied.safetensors", net, {})
+    checkpoints.load_checkpoint(tmp_path / "tied.safetensors", other)
+    assert torch.equal(other[1].weight, net[0].weight)
+    assert other[1].weight is other[0].weight
+
+
 @pytest.mark.parametrize(("text", "message"), [("{", "no readable safetensors"), ("[]", "must be a JSON object")])
 def test_damaged_metadata_is_named(tmp_path, text, message):
     save_file(prefixed(""), tmp_path / "own.safetensors", {"vidattr_bench": text})

@@ -28,7 +28,8 @@ def save_checkpoint(path: Path, net: nn.Module, metadata: Mapping[str, Any]) -> 
 
     The file appears whole or not at all, and equal weights and metadata give equal bytes.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    # Cloned, since safetensors refuses names that share one tensor, as tied weights do.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     # One key: safetensors writes several in no fixed order.
     content = save(tensors, {_KEY: json.dumps(metadata, sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)

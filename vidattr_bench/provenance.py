@@ -25,7 +25,7 @@ from vidattr_bench.store import Store
 # Files whose code decides the numbers of every row, whatever the plug-ins.
 _ENGINE = (
     *("attention", "clip", "evaluation", "flow", "imputation", "linearity", "method", "metric", "model"),
-    *("perturbation", "probe", "randomness", "requirements", "rewrite", "rows", "shared", "stills"),
+    *("perturbation", "plan", "probe", "randomness", "requirements", "rewrite", "rows", "shared", "stills"),
     *("substrates", "supervoxels", "tokens", "transform", "units", "video"),
 )
 _PACKAGES = (
