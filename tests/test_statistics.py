@@ -49,6 +49,21 @@ def test_one_group_has_a_mean_and_no_interval():
     assert math.isnan(interval.high)
 
 
+@pytest.mark.parametrize("sizes", [(90, 1), (900, 1, 1, 1, 1, 1)])
+def test_one_group_that_is_nearly_all_has_a_mean_and_no_interval(sizes):
+    values = np.random.default_rng(12).normal(size=sum(sizes))
+    interval = cluster_interval(values, np.repeat(np.arange(len(sizes)), sizes))
+    assert interval.mean == pytest.approx(values.mean())
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+
+
+def test_two_unequal_groups_have_wide_limits():
+    interval = cluster_interval([0.0, 1.0, 2.0, 4.0, 5.0], list("aaabb"))
+    assert interval.low < -10
+    assert interval.high > 15
+
+
 @pytest.mark.parametrize("groups", [2, 3, 7])
 def test_zero_variance_gives_a_point(groups):
     values = np.full(3 * groups, 0.1)

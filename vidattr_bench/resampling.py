@@ -16,6 +16,7 @@ Codes = NDArray[np.intp]
 Groups = Sequence[Any] | NDArray[Any]
 _CHUNK = 1000  # resamples at a time: with 1000 groups, 8 MB
 _FEW = 5  # groups below which the bootstrap's limits are many times wider than t limits that cover as often
+_LEAST = 0.5  # degrees of freedom below which limits lie hundreds of standard errors out, and farther the fewer
 
 
 def rows(values: ArrayLike, groups: Groups) -> Array:
@@ -117,7 +118,7 @@ class Bootstrap:
     def limits(self, ratio: Array, residuals: Array, sizes: Array) -> tuple[Array, Array]:
         """Lower and upper limits (K,) of ratios (K,) from residuals (G, K), which sum to zero, and sizes (G, 1 or K).
 
-        NaN with fewer than two groups.
+        NaN with fewer than two groups, or where one group is nearly all there is (of two, four clips in five).
         """
         if len(residuals) < 2:
             return np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
@@ -136,9 +137,11 @@ class Bootstrap:
         """Lower and upper quantiles (K,) of the studentised ratio; of its logarithm where `ratio` (K,) is given.
 
         A resample without spread counts as infinitely far out; where a quantile would then be infinite, or with fewer
-        than `_FEW` groups, it is that of t. `freedom` replaces the degrees of freedom that `sizes` leave.
+        than `_FEW` groups, it is that of t. `freedom` replaces the degrees of freedom that `sizes` leave; NaN with
+        fewer than `_LEAST`.
         """
         left = sizes.sum(0) ** 2 / (sizes**2).sum(0) - 1 if freedom is None else np.array([freedom])
+        left = np.where(left < _LEAST, np.nan, left)
         if len(residuals) < _FEW:
             student = np.broadcast_to(stats.t.ppf(1 - self.tail, left), residuals.shape[1:])
             return -student, student
