@@ -51,7 +51,7 @@ class Backwards(_CostMetric):
 
 @dataclasses.dataclass(frozen=True)
 class PeakMemory(_CostMetric):
-    """Peak memory of the attribution on the device, a clip: the batch's peak divided by its clips."""
+    """Peak memory of the device during the attribution of the clip's batch, the network included."""
 
-    units: ClassVar[str] = "bytes a clip, >= 0"
+    units: ClassVar[str] = "bytes, >= 0"
     field: ClassVar[str] = "memory"
