@@ -1,3 +1,5 @@
+"""Localisation: closed forms, scikit-learn, symmetries, and truth that is missing, unknown or of another class."""
+
 import numpy as np
 import pytest
 import torch

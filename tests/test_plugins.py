@@ -1,5 +1,6 @@
 """Plug-ins are found, described without being imported, configured and named; third parties' as ours."""
 
+import ast
 import dataclasses
 import math
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vidattr_bench import methods, plugins
+from vidattr_bench import methods, plugins, sources
 from vidattr_bench.errors import PluginError
 from vidattr_bench.listing import render
 from vidattr_bench.spec import parse
@@ -235,6 +236,12 @@ def test_what_bases_say_of_their_fields_and_facts_is_inherited_in_the_order_of_p
     section = render("methods", "md").partition("## dropped_child\n\n")[2].partition("\n\n## ")[0]
     assert section.startswith("A child of two.\n\nOptions:\n\n- `first`: its own word.\n- `second`: ")
     assert "ValueError" not in section
+
+
+def test_bases_are_found_through_the_names_that_the_package_exports():
+    path = ROOT / "tests" / "plugin" / "vidattr_plugin_example" / "brightness.py"
+    (node,) = [node for node in sources.parse(path).body if isinstance(node, ast.ClassDef)]
+    assert [one.name for one in sources.lineage(node, path)] == ["Brightness", "AttributionMethod"]
 
 
 @pytest.mark.parametrize("kind", plugins.KINDS)

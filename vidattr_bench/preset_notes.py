@@ -56,7 +56,8 @@ NOTES: Mapping[str, str] = {
         "the data set at each share; here every clip has its own value."
     ),
     "localisation": (
-        "Agreement with the annotated tubes, and over time with the annotated frames, each with its chance level. "
+        "Agreement with the annotated tubes, and over time with the annotated frames, beside the chance level wherever "
+        "there is a closed form of it (for `tube_iou` see the random control). "
         "Fixed: a threshold that matches the area of the tubes for overlaps (one row with half of the maximum), a "
         "tolerance of a sixteenth of the height in the pointing game (Zhang 2016, arXiv 1608.00507, has 15 pixels "
         "whatever the size), frame by frame and once with one argmax a clip. Differences to public code: a clip "
@@ -74,12 +75,13 @@ NOTES: Mapping[str, str] = {
     "sanity": (
         "Whether a map depends on what the model has learned and on the class it is asked about, and keeps what its "
         "theory promises. The rows that explain again are measured on the clips that `--sample` declares. Differences "
-        "to public code: every layer has a seed of its own, batch norms take their statistics from the clip, and the "
-        "similarity of the maps of two random networks stands beside each row as the floor."
+        "to public code: every layer has a seed of its own, batch norms take their statistics from the clip, and a "
+        "floor stands beside what is compared: the similarity of the maps of two random networks, and for selectivity "
+        "what other seeds alone change."
     ),
     "complexity": (
-        "How concentrated a map is, where it leans by habit, and whether it moves with the scene. No direction is "
-        "better as such; these rows explain others."
+        "How concentrated a map is, where it leans by habit, and whether it moves with the scene. Where a row has a "
+        "direction it is that of its paper; none says that a map is faithful: these rows explain others."
     ),
     ALL: "Every variant of every preset, and the metrics that are in none with their usual options.",
 }

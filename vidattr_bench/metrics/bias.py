@@ -30,8 +30,8 @@ class BorderBias(MassMetric):
 
     Attributes:
         part: ring (units that touch any side of the clip, in space or at its ends in time), space (the sides of the
-            frames), time (both ends) or corner (that one of the eight corners where it is largest: of a random map a
-            little above 1).
+            frames), time (both ends) or corner (that one of the eight corners where it is largest: of a random map
+            above 1, by the more the fewer voxels a unit has).
     """
 
     higher_is_better: ClassVar[bool | None] = None
