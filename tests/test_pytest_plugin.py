@@ -61,6 +61,16 @@ def test_worse(vidattr_gate, monkeypatch):
     assert "Traceback" not in out
 
 
+def test_a_method_that_the_reference_lacks_is_held_to_nothing_and_fails(accepted, tmp_path):
+    body = f"""
+def test_new(vidattr_gate):
+    vidattr_gate(["frame_difference", "edges"], {str(accepted)!r})
+"""
+    status, out = pytest_of(tmp_path, body)
+    assert status == 1, out
+    assert "holds no edges; accept a run with it first" in out
+
+
 def test_too_few_clips_are_inconclusive_which_fails_unless_lenient(accepted, tmp_path):
     body = f"""
 import pytest

@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from vidattr_bench.compare import Comparison
 
-_FROM_REFERENCE = ("dataset", "model", "target", "precision", "class_map")
+_FROM_REFERENCE = ("dataset", "model", "target", "precision", "class_map", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Gate:
     ) -> Comparison:
         """Run, compare, and fail the test with the cells that got worse.
 
-        Data set, model, target and precision are those of the reference's run.yaml, which names code of your own where
-        you gave such.
+        Data set, model, target, precision and sample are those of the reference's run.yaml, which names code of your
+        own where you gave such. A method that the reference does not hold fails: there is nothing to hold it to.
 
         Args:
             methods: specs, as for `run --methods`.
@@ -65,6 +65,9 @@ class Gate:
         missing = ["methods", *["metrics"] * bool(metrics), *["clips"] * (limit is not None)]
         given = Path(margins) if isinstance(margins, str) else margins
         found = compare(Path(reference), folder, margins=given, allow_missing=missing)
+        unknown = {cell.method for cell in found.cells} - {c.method for c in found.cells if c.verdict != "added"}
+        if unknown:
+            pytest.fail(f"{reference} holds no {', '.join(sorted(unknown))}; accept a run with it first", pytrace=False)
         if found.verdict == "regressed" or (found.verdict == "inconclusive" and strict):
             pytest.fail(_message(found), pytrace=False)
         if found.verdict == "inconclusive":

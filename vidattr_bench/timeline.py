@@ -23,9 +23,10 @@ from vidattr_bench.errors import RunError, did_you_mean
 
 _STILL = 5e-4  # a mean that moved less shows no other third decimal
 _COLOURED = 8
+_NOISY = ("seconds", "peak_memory")
 _MARKERS = "os^DvPX*"
 _COLUMNS = 3
-_TICKS = 5  # dates that fit below a panel
+_TICKS = 3  # dates that fit below a panel
 Entry = Mapping[str, Any]
 
 
@@ -149,10 +150,16 @@ def _figure(entries: Sequence[Entry], table: pd.DataFrame) -> Figure:
 
 
 def _styles(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """A colour and a marker for the methods that moved most, relative to the spread of each metric; grey for others."""
+    """A colour and a marker for the methods that moved most, relative to the spread of each metric; grey for others.
+
+    Seconds and memory move by noise, and count only where nothing else is drawn.
+    """
+    methods = table.index.unique("method")
+    steady = table[~table.index.get_level_values("metric").isin(_NOISY)]
+    table = table if steady.empty else steady
     spread = table.groupby(level="metric").transform(lambda column: column.max() - column.min()).max(axis=1)
     moved = ((table.max(axis=1) - table.min(axis=1)) / spread.where(spread > 0, 1.0)).groupby(level="method").max()
-    ranked = moved.sort_values(ascending=False, kind="stable").index
+    ranked = moved.reindex(methods, fill_value=0.0).sort_values(ascending=False, kind="stable").index
     palette = [colour for at, colour in enumerate(sns.color_palette("colorblind", 10)) if at not in (7, 8)]
     grey: dict[str, Any] = {"color": "0.8", "linewidth": 0.8, "marker": ".", "markersize": 2, "zorder": 1}
     return {
