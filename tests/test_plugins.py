@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import math
 import os
 import subprocess
@@ -236,6 +237,8 @@ def test_what_bases_say_of_their_fields_and_facts_is_inherited_in_the_order_of_p
     section = render("methods", "md").partition("## dropped_child\n\n")[2].partition("\n\n## ")[0]
     assert section.startswith("A child of two.\n\nOptions:\n\n- `first`: its own word.\n- `second`: ")
     assert "ValueError" not in section
+    (record,) = [one for one in json.loads(render("methods", "json")) if one["name"] == "dropped_child"]
+    assert record["options"] == found.options
 
 
 def test_bases_are_found_through_the_names_that_the_package_exports():

@@ -28,6 +28,7 @@ def _record(plugin: Plugin) -> dict[str, object]:
         "aliases": list(plugin.aliases),
         "summary": plugin.summary,
         "reference": plugin.declared.get("reference", ""),
+        "options": dict(plugin.options),
         "object": plugin.entry.value,
     }
 
