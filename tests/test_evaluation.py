@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vidattr_bench import evaluation, plugins
+from vidattr_bench import evaluation, ledger, plugins
 from vidattr_bench.clip import Batch, Unreadable
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.method import AttributionMethod
@@ -299,6 +299,19 @@ def test_costs_add_up_to_the_counter(model, batch):
     # 4 frames, 4 steps: 3 interior cuts in two orders, in batches of 2; both ends are shared by all maps.
     curves = [r["forwards"] for r in rows.costs if r["step"] == "curves:black" and r["method"] == "b"]
     assert curves == [6] * N
+
+
+def test_a_step_inside_another_keeps_its_peak_to_itself(model, monkeypatch):
+    peaks = [0.0]
+    monkeypatch.setattr(ledger, "_peak", lambda device: peaks[-1])
+    monkeypatch.setattr(ledger, "_reset_peak", lambda device: peaks.append(0.0))
+    book = ledger.Ledger(model)
+    with book.step("outer", ["a"]):
+        peaks[-1] = 5.0
+        with book.step("inner", ["a"]):
+            peaks[-1] = 9.0
+        peaks[-1] = 2.0
+    assert (book.cost("a", "", "inner").memory, book.cost("a", "", "outer").memory) == (9, 5)
 
 
 def test_rows_do_not_depend_on_the_neighbours_or_on_what_else_is_asked(model, batch):

@@ -16,11 +16,12 @@ from vidattr_bench.model import Calls, VideoModel
 
 @dataclasses.dataclass
 class _Open:
-    """A step under way: when it began, and what steps inside it have already been booked."""
+    """A step under way: when it began, what steps inside it have already been booked, its own peak before the last."""
 
     began: float
     before: Calls
     inner: Cost
+    peak: float = 0.0
 
 
 class Ledger:
@@ -33,8 +34,10 @@ class Ledger:
 
     @contextmanager
     def step(self, name: str, clips: Sequence[str], method: str = "") -> Iterator[None]:
-        """Share the cost of what happens inside evenly among `clips`."""
+        """Share the cost of what happens inside evenly among `clips`; of memory each gets the peak."""
         device = self.model.mean.device
+        if self._open:
+            self._open[-1].peak = max(_peak(device), self._open[-1].peak)
         _reset_peak(device)
         calls = self.model.calls
         mine = _Open(time.perf_counter(), dataclasses.replace(calls), Cost(0, 0, 0, 0))
@@ -52,7 +55,8 @@ class Ledger:
             if self._open:
                 _add(self._open[-1].inner, total, 1)
             own = Cost(*(getattr(total, f) - getattr(mine.inner, f) for f in ("seconds", "forwards", "backwards")))
-            own.memory = _peak(device)
+            own.memory = max(_peak(device), mine.peak)
+            _reset_peak(device)
             for clip in clips:
                 _add(self.entries.setdefault((clip, method, name), Cost(0, 0, 0, own.memory)), own, len(clips))
 
