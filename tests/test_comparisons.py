@@ -122,3 +122,11 @@ def test_reliability_counts_the_groups_of_the_clips_it_counts():
     informed = frame["method"].isin(["good", "fair", "poor"])
     frame.loc[frame["group"].eq("g4") & informed, ["value", "status"]] = [math.nan, "undefined"]
     assert reliability_table(frame, FACTS)[["clips", "groups"]].drop_duplicates().to_numpy().tolist() == [[18, 9]]
+
+
+def test_a_method_that_shares_no_clip_with_random_does_not_hide_the_others():
+    frame = scores()
+    first = frame["clip"] < "c10"
+    apart = (frame["method"].eq("poor") & first) | (frame["method"].eq("chance") & ~first)
+    frame.loc[apart, ["value", "status"]] = [math.nan, "undefined"]
+    assert (reliability_table(frame, FACTS)["discrimination"] == 0).all()

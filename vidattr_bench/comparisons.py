@@ -168,7 +168,8 @@ def reliability_table(scores: pd.DataFrame, facts: Facts, *, seed: int = 0) -> p
 
     Agreement is that of the informed methods: Krippendorff's alpha of their ranks within clips, and the split-half
     correlation with its Spearman-Brown step; Li's alpha weighs by the rank of random, which it adds. `discrimination`
-    is the share of clips on which random beats a method, mean over the informed ones. NaN without the methods it needs.
+    is the share of clips on which random beats a method, mean over the informed ones that share a clip with it. NaN
+    without the methods it needs.
     """
     metrics = facts.get("metrics", {})
     present = set(scores["metric"])
@@ -197,5 +198,5 @@ def _reliability(table: Sheet, metric: str, facts: Facts, seed: int) -> dict[str
         return found
     chance = defined[random].to_numpy()
     found["li_alpha"] = li_alpha(np.column_stack([informed, chance]), informed.shape[1])
-    found["discrimination"] = float(np.mean(discrimination(informed, chance)))
+    found["discrimination"] = float(pd.Series(discrimination(informed, chance)).mean())
     return found
