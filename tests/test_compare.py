@@ -17,8 +17,9 @@ from rich.console import Console
 from vidattr_bench import history, margins, plugins, timeline, verdicts
 from vidattr_bench.cli import _build, main
 from vidattr_bench.comparable import MAY_DIFFER, MUST_AGREE, NotComparableError
-from vidattr_bench.compare import compare
+from vidattr_bench.compare import Comparison, compare
 from vidattr_bench.errors import RunError
+from vidattr_bench.pairing import CellVerdict
 from vidattr_bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -525,6 +526,15 @@ def test_markdown_is_inert_and_a_table_stays_a_table(mixed):
     unescaped = [line.replace("\\|", "") for line in page.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in unescaped} == {10}
     assert "<details>" in page
+
+
+def test_markdown_of_many_cells_fits_into_a_comment():
+    cells = [CellVerdict(f"method_{at}", "srg", verdict) for verdict in ("regressed", "pass") for at in range(1000)]
+    page = verdicts.markdown(Comparison("old", "new", tuple(cells), drift=Comparison("old", "new", tuple(cells))))
+    shown, more = page.count("| method"), map(int, re.findall(r"(\d+) more rows are in the JSON", page))
+    assert len(page) < 65_536
+    assert shown - 4 + sum(more) == 4000
+    assert page.index("method\\_0 ") < page.index("method\\_1 ")
 
 
 def test_junit_is_what_ci_servers_read(mixed):

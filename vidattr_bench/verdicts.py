@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -30,6 +31,7 @@ _ADVICE = {
     "inconclusive": "Too few clips to tell a loss of the margin from none: more clips or a wider margin decide it.",
     "improved": "Accept the new run as reference, so that later ones are held to it.",
 }
+_TABLE = 15_000  # characters of one of the four tables of a comment: GitHub refuses one of over 65 536
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -105,7 +107,9 @@ def remark(cell: CellVerdict) -> str:
 def _needed(cell: CellVerdict) -> str:
     if cell.groups < 2:
         return "one group has no standard error: only clips of other groups decide it"
-    return f"about {cell.more} more clips decide it" if cell.more else "the difference lies too near to the margin"
+    if cell.more is None:
+        return "the difference lies too near to the margin"
+    return f"about {float(f'{cell.more:.2g}'):.0f} more clips decide it"
 
 
 def markdown(comparison: Comparison) -> str:
@@ -132,7 +136,10 @@ def _markdown_cells(comparison: Comparison) -> Iterator[str]:
 def _markdown_table(cells: list[CellVerdict]) -> str:
     lines = [_HEADS, tuple("--:" if head in _HEADS[3:8] else ":--" for head in _HEADS)]
     lines += [tuple(map(text.markdown, _row(cell))) for cell in cells]
-    return "\n".join(f"| {' | '.join(words)} |" for words in lines)
+    written = [f"| {' | '.join(words)} |" for words in lines]
+    fit = sum(length <= _TABLE for length in itertools.accumulate(len(line) + 1 for line in written))
+    more = [f"\n{len(written) - fit} more rows are in the JSON"] if fit < len(written) else []
+    return "\n".join([*written[:fit], *more])
 
 
 def junit(comparison: Comparison) -> str:
