@@ -477,6 +477,31 @@ def test_a_quotient_is_linear_in_its_numerator_alone(requirement):
     assert "a division by activations" in check(as_model(lambda: Divided(by_features=True)), frames)
 
 
+REARRANGEMENTS = {
+    "flip": lambda x: x.flip(1),
+    "repeat": lambda x: x.repeat(1, 1, 1, 1, 2),
+    "unfold": lambda x: x.unfold(2, 2, 2).mean(5),
+}
+
+
+class Rearranged(SmallNet):
+    """A network that hands the clip on in another arrangement first."""
+
+    def __init__(self, rearrange):
+        super().__init__()
+        self.rearrange = rearrange
+
+    def forward(self, x):
+        return super().forward(self.rearrange(x))
+
+
+@pytest.mark.parametrize("requirement", ["piecewise_linear", "rescale_rules"])
+@pytest.mark.parametrize("rearrange", REARRANGEMENTS.values(), ids=REARRANGEMENTS)
+def test_what_only_rearranges_a_clip_is_linear(requirement, rearrange):
+    frames = small_batch(1).frames
+    assert getattr(requirements, requirement)(as_model(lambda: Rearranged(rearrange)), frames) is None
+
+
 def test_full_grad_refuses_biases_that_belong_to_no_layer():
     with pytest.raises(NotApplicableError, match=r"add up to .*, not to the logit"):
         explain(create("methods", "full_grad"), as_model(Shifted), small_batch(1))

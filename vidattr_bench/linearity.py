@@ -24,7 +24,10 @@ _VIEWS = (
     "Permute",
     "Transpose",
     "T",
+    "Flip",
     "Roll",
+    "Repeat",
+    "Unfold",
     "AsStrided",
 )
 _PARTS = ("Cat", "Stack", "Split", "SplitWithSizes", "Unbind", "Slice", "Select", "IndexSelect", "Index")
