@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from vidattr_bench.class_intervals import _cells, _freedom, _residuals
-from vidattr_bench.resampling import group_sums
+from vidattr_bench.resampling import Bootstrap, group_codes, group_sums
 from vidattr_bench.statistics import class_mean, class_means, cluster_interval
 
 
@@ -115,6 +115,32 @@ def test_degrees_of_freedom_are_those_of_independent_clips(classes, groups):
     contributions = group_sums(weights * _residuals(every, means, cells), cells.of_group)
     covariance = contributions @ contributions.T
     assert _freedom(cells) == pytest.approx(np.trace(covariance) ** 2 / np.trace(covariance @ covariance))
+
+
+def contributions(values, classes, groups, weigh):
+    """Sums over classes of e_gc weigh(n_gc / N_c, G_c) / (C N_c), a group a row, cell by cell."""
+    found = np.zeros((groups.max() + 1, 1))
+    for label in range(classes.max() + 1):
+        own = classes == label
+        present = np.unique(groups[own])
+        for group in present:
+            cell = own & (groups == group)
+            scale = weigh(cell.sum() / own.sum(), len(present)) / ((classes.max() + 1) * own.sum())
+            found[group] += scale * (values[cell] - values[own].mean()).sum()
+    return found
+
+
+@pytest.mark.parametrize("design", ["nested, of unequal size", "across classes"])
+def test_contributions_are_drawn_without_the_weights_of_the_error(design):
+    classes, groups = (group_codes(codes) for codes in DESIGNS[design])
+    values = np.random.default_rng(21).exponential(size=len(classes))
+    drawn = contributions(values, classes, groups, lambda share, count: 1)
+    weighted = contributions(values, classes, groups, lambda share, count: math.sqrt(1 - 1 / count) / (1 - share))
+    low, high = Bootstrap().quantiles(drawn, np.ones((len(drawn), 1)), freedom=_freedom(_cells(classes, groups)))
+    error, interval = math.sqrt((weighted**2).sum()), class_mean(values, classes, groups)
+    assert (interval.low, interval.high) == pytest.approx(
+        (interval.mean - high[0] * error, interval.mean - low[0] * error)
+    )
 
 
 def test_nested_groups_of_equal_size_leave_groups_less_classes():
