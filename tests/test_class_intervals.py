@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from vidattr_bench.class_intervals import _cells, _freedom, _residuals
-from vidattr_bench.resampling import Bootstrap, group_codes, group_sums
+from vidattr_bench.resampling import Bootstrap, group_sums
 from vidattr_bench.statistics import class_mean, class_means, cluster_interval
 
 
@@ -132,12 +132,12 @@ def contributions(values, classes, groups, weigh):
 
 @pytest.mark.parametrize("design", ["nested, of unequal size", "across classes"])
 def test_contributions_are_drawn_without_the_weights_of_the_error(design):
-    classes, groups = (group_codes(codes) for codes in DESIGNS[design])
+    classes, groups = DESIGNS[design]
     values = np.random.default_rng(21).exponential(size=len(classes))
     drawn = contributions(values, classes, groups, lambda share, count: 1)
     weighted = contributions(values, classes, groups, lambda share, count: math.sqrt(1 - 1 / count) / (1 - share))
     low, high = Bootstrap().quantiles(drawn, np.ones((len(drawn), 1)), freedom=_freedom(_cells(classes, groups)))
-    error, interval = math.sqrt((weighted**2).sum()), class_mean(values, classes, groups)
+    error, interval = math.sqrt((weighted**2).sum()), class_mean(values, classes, [f"{group:02}" for group in groups])
     assert (interval.low, interval.high) == pytest.approx(
         (interval.mean - high[0] * error, interval.mean - low[0] * error)
     )
