@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidattr_bench import tables
+from vidattr_bench import gallery, tables
 from vidattr_bench.cells import fixed
 from vidattr_bench.cli import main
 from vidattr_bench.errors import DataError
@@ -238,6 +238,31 @@ def test_uncertainty_and_decimals(run):
     assert cells_by_label(grid_of([run], metrics=("srg",), uncertainty="none"))["alpha"][0].interval == ""
 
 
+def test_half_a_width_has_the_decimals_of_the_mean_beside_it(tmp_path):
+    rows = score_rows(("alpha", "random"))
+    run = write_run(tmp_path / "run", rows, facts_of(("alpha", "random")))
+    costs = Store(run).costs()
+    seconds = 0.0004 + 1e-5 * np.random.default_rng(5).normal(size=len(costs))
+    results = open_runs([run])
+    results[0].costs = costs.assign(seconds=seconds)
+    shown, choice = choose(results, Choice(metrics=("seconds",), uncertainty="plusminus"))
+    cell = cells_by_label(layout(shown, choice, 200))["alpha"][0]
+    assert re.fullmatch(r"0\.000\d{3}", cell.mean)
+    assert re.fullmatch(r"± 0\.00000\d|± 0\.00001\d", cell.interval)
+
+
+def test_marks_and_intervals_stand_in_columns_of_their_own(run):
+    latex = tables.render(*_args([run], "latex", metrics=("srg", "roc_auc"), methods=("alpha", "gamma", "random")))
+    body = latex.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+    rows = [line.removesuffix(r" \\").split(" & ") for line in body.splitlines() if " & " in line]
+    assert {len(row) for row in rows} == {7}
+    assert all(part.startswith(r"{\scriptsize {[}") for row in rows for part in row[3::3])
+    assert all(not part or part.startswith(r"\textsuperscript") for row in rows for part in row[2::3])
+    page = tables.render(*_args([run], "html", metrics=("srg",)))
+    assert len(set(re.findall(r'class="interval" style="width:([\d.]+)ch"', page))) == 1
+    assert page.count('class="interval"') == page.count('class="marks"') == 4
+
+
 def test_means_over_classes(tmp_path):
     rows = [row | {"value": row["value"] + (row["label"] == "class 0")} for row in score_rows()]
     run = write_run(tmp_path / "run", rows, facts_of())
@@ -258,6 +283,32 @@ def test_the_caption_says_what_matters(run):
     for said in ("unit tubelet", "units of localisation", "10,000 resamples", "alpha 0.05", "fewer than 40"):
         assert said in text
     assert "blur3d" in grid.blocks[0].headers[0].detail
+
+
+def test_the_caption_names_the_preset_that_the_metrics_are(tmp_path):
+    presets = {"faithful": ["srg", "srg:substrate=freeze,unit=frame"], "every": [*METRICS, "seconds"]}
+    run = write_run(tmp_path / "run", score_rows(), facts_of(presets=presets))
+    said = {name: f"Metrics: the preset {name}." for name in presets}
+    assert grid_of([run]).caption.endswith(said["every"])
+    chosen = grid_of([run], metrics=("faithful",))
+    assert [header.metric for header in chosen.blocks[0].headers] == presets["faithful"]
+    assert chosen.caption.endswith(said["faithful"])
+    assert "preset" not in grid_of([run], metrics=("srg",)).caption
+
+
+def test_an_unknown_name_is_answered_with_presets_and_families(tmp_path):
+    run = write_run(tmp_path / "run", score_rows(), facts_of(presets={"rise": ["srg"]}))
+    for name, near in (("ris", "rise"), ("localization", "localisation")):
+        with pytest.raises(DataError, match=f"did you mean {near}"):
+            grid_of([run], metrics=(name,))
+
+
+def test_tables_of_two_files_have_labels_of_their_own(tmp_path, run):
+    for name in ("first", "second_one"):
+        assert main(["table", str(run), "--output", str(tmp_path / f"{name}.tex")]) == 0
+        page = (tmp_path / f"{name}.tex").read_text()
+        assert set(re.findall(r"\\label\{(.*?)\}", page)) == {f"tab:{name}-{at}" for at in range(1, 5)}
+        assert set(re.findall(r"\\ref\{(.*?)\}", page)) == {f"tab:{name}-1"}
 
 
 def test_a_sampled_metric_says_how_few_clips_it_is_over(tmp_path):
@@ -359,9 +410,16 @@ def test_bad_choices_end_with_status_2(capsys, run):
     assert main(["table", str(run), str(run)]) == 2
     assert main(["plot", str(run), "--kind", "forrest"]) == 2
     assert main(["plot", str(run), "--kind", "curves"]) == 2
+    assert main(["table", str(run), "--decimals", "-1"]) == 2
     errors = capsys.readouterr().err
-    for said in ("did you mean srg", "named twice", "did you mean forest", "nothing to draw for curves"):
+    for said in ("did you mean srg", "named twice", "did you mean forest", "nothing to draw for curves", "decimals=-1"):
         assert said in errors
+
+
+def test_the_help_names_the_kinds_of_plots(capsys):
+    with pytest.raises(SystemExit):
+        main(["plot", "--help"])
+    assert f"{', '.join(gallery.KINDS)} (default" in " ".join(capsys.readouterr().out.split())
 
 
 def test_plots_of_two_runs_lie_apart(capsys, tmp_path, two_runs):

@@ -137,6 +137,26 @@ def test_overview_shows_the_first_metric_of_each_family_and_substrate(tmp_path, 
     assert panels[2].lines[-1].get_xdata()[0] == 0.5
 
 
+def test_a_long_overview_takes_pages_of_one_scale_and_loses_no_method(tmp_path, drawn):
+    methods = {**{f"method_{at:02d}": True for at in range(40)}, "random": False}
+    files = plots.draw_overview(summary_of(methods), facts_of(methods), tmp_path)
+    assert [path.name for path in files[::2]] == ["overview.png", "overview-2.png"]
+    shown = [tick.get_text() for figure in drawn for tick in figure.axes[0].get_yticklabels()]
+    assert shown == [*sorted(set(methods) - {"random"}, reverse=True), "random"]
+    for first, second in zip(*(figure.axes for figure in drawn), strict=True):
+        assert first.get_xlim() == second.get_xlim()
+
+
+def test_no_two_controls_look_alike_and_pages_of_curves_share_a_scale(tmp_path, drawn):
+    controls = [f"control_{at}" for at in range(9)]
+    methods = {**{f"method_{at}": True for at in range(9)}, **dict.fromkeys(controls, False)}
+    plots.draw_curves(curves_of(methods), scores_of(), facts_of(methods), tmp_path)
+    lines = [line for line in drawn[0].axes[0].lines if line.get_color() == "0.45"]
+    assert len({(str(line._dash_pattern), line.get_marker()) for line in lines}) == len(controls)
+    assert len({figure.axes[1].get_ylim() for figure in drawn}) == 1
+    assert drawn[0].get_suptitle().endswith("mean over 6 clips in 3 groups, band: pointwise 95 % interval")
+
+
 def test_overview_of_a_chosen_metric_and_of_nothing(tmp_path, drawn):
     plots.draw_overview(summary_of(METHODS), facts_of(METHODS), tmp_path, metrics=["insertion"])
     assert [axes.get_title() for axes in drawn[0].axes] == ["insertion ↑"]

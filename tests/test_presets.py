@@ -1,9 +1,10 @@
 """Presets: every one is described, and the page that imports nothing lists what the classes declare."""
 
+from vidattr_bench import plugins
 from vidattr_bench.listing import render
 from vidattr_bench.plugins import available
 from vidattr_bench.preset_notes import ALL, NOTES, members
-from vidattr_bench.presets import presets
+from vidattr_bench.presets import complete, presets, resolve
 
 
 def test_every_preset_says_what_it_fixes():
@@ -13,6 +14,13 @@ def test_every_preset_says_what_it_fixes():
 def test_the_sources_show_the_members_that_the_classes_declare():
     declared = {name: set(specs) for name, specs in presets().items() if name != ALL}
     assert {name: set(specs) for name, specs in members(available("metrics").values()).items()} == declared
+
+
+def test_a_preset_is_held_where_all_its_metrics_are():
+    labels = [plugins.label("metrics", metric) for metric in resolve(["road", "rise", "srg"])]
+    assert set(complete(labels)) == {"rise", "road"}
+    assert complete(labels)["rise"] == [plugins.label("metrics", metric) for metric in resolve(["rise"])]
+    assert set(complete(labels[1:])) == {"rise"}
 
 
 def test_the_page_on_metrics_has_a_section_of_presets_in_front_of_the_metrics():

@@ -10,8 +10,8 @@ import pandas as pd
 from vidattr_bench import spec
 from vidattr_bench.cells import ABSENT, Header, split_substrate
 from vidattr_bench.errors import PluginError
-from vidattr_bench.selection import Choice, RunSummary, differences
-from vidattr_bench.summary import ALPHA, RESAMPLES, Facts
+from vidattr_bench.selection import Choice, RunSummary, differences, presets_of
+from vidattr_bench.summary import ALPHA, COST_FACTS, RESAMPLES, Facts
 
 if TYPE_CHECKING:
     from vidattr_bench.grid import Block
@@ -20,14 +20,23 @@ FEW_GROUPS = 40
 _STATUSES = ["defined", "undefined", "failed", "not_applicable"]
 
 
-def caption(runs: Sequence[RunSummary]) -> str:
-    """Data, model, weights, target, seed and sample sizes of every run."""
+def caption(runs: Sequence[RunSummary], metrics: Iterable[str] = ()) -> str:
+    """Data, model, weights, target, seed and sample sizes of every run, and the preset that `metrics` are, if any."""
     if not runs:
         return "No run."
     texts = [_subject(run) for run in runs]
-    if len(runs) == 1:
-        return texts[0]
-    return " ".join(f"({number}) {text}" for number, text in enumerate(texts, start=1))
+    if len(runs) > 1:
+        texts = [f"({number}) {text}" for number, text in enumerate(texts, start=1)]
+    return " ".join([*texts, *_preset(runs, metrics)])
+
+
+def _preset(runs: Sequence[RunSummary], metrics: Iterable[str]) -> Iterator[str]:
+    """The name of the preset that has exactly these metrics, those of cost aside."""
+    shown = set(metrics) - set(COST_FACTS)
+    for name, labels in presets_of(run.facts for run in runs).items():
+        if shown and shown == set(labels) - set(COST_FACTS):
+            yield f"Metrics: the preset {name}."
+            return
 
 
 def _subject(run: RunSummary) -> str:
@@ -89,7 +98,8 @@ def legend(blocks: Sequence[Block], methods: Mapping[str, Facts], choice: Choice
     if any(cell.is_tied for cell in cells):
         yield (
             "† not significantly worse than the best of its column (paired sign-flip permutation test over groups of "
-            f"clips, Holm-corrected over all pairs of methods, alpha {ALPHA:g}{_tested(blocks)})."
+            f"clips on the clips that all share, Holm-corrected over all pairs of methods, alpha {ALPHA:g}"
+            f"{', of means over clips' if choice.mean == 'class' else ''}{_tested(blocks)})."
         )
     chance = next((method for method, fact in methods.items() if fact.get("is_chance")), "the chance control")
     if any(cell.beats_chance for cell in cells):

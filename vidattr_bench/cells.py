@@ -89,6 +89,7 @@ class Column:
         self.title, self.substrate = split_substrate(self.metric, fact)
         self.units = str(fact.get("units", ""))
         self.informed = informed
+        self.scale = 2.0**-20 if self._in_bytes() else 1.0
         self.clips = max((row["clips"] for row in rows.values()), default=0)
         self.format = self._format()
         sign = 0 if self.is_cost else self.direction
@@ -126,8 +127,12 @@ class Column:
         if self.choice.uncertainty == "none" or math.isnan(row["low"]) or low == high == mean:
             return ""
         if self.choice.uncertainty == "plusminus":
-            return f"± {self.format((row['high'] - row['low']) / 2)}"
+            return f"± {self._half(mean, row['high'] - row['low'])}"
         return f"[{low}, {high}]"
+
+    def _half(self, mean: str, width: float) -> str:
+        """Half a width to as many decimals as stand in the mean beside it."""
+        return fixed(width * self.scale / 2, len(mean.partition(".")[2]))
 
     def _in_bytes(self) -> bool:
         return self.units.startswith("bytes")
@@ -143,7 +148,8 @@ class Column:
         if row["clips"] == self.clips or self.is_cost:
             return ""
         status = next(status for status in (*_WORDS, "defined") if row[status])
-        return self.note(f"n={row['clips']}; {status.replace('_', ' ')} on {row[status]}: {row['reason']}")
+        reason = f": {row['reason']}" if row["reason"] else ""
+        return self.note(f"n={row['clips']}; {status.replace('_', ' ')} on {row[status]}{reason}")
 
     def _beats_chance(self, row: Row) -> bool:
         better = {1: row["difference_low"] > 0, -1: row["difference_high"] < 0}
@@ -151,15 +157,14 @@ class Column:
 
     def _format(self) -> Callable[[float], str]:
         """How numbers are written: a column of costs with three digits each, any other with three decimals or so."""
-        scale = 2.0**-20 if self._in_bytes() else 1.0
         decimals = self.choice.decimals
         if self.is_cost and decimals is None:
-            return lambda value: significant(value * scale)
+            return lambda value: significant(value * self.scale)
         largest = max((abs(row["mean"]) for row in self.rows.values() if row["clips"]), default=1.0)
         magnitude = math.floor(math.log10(largest)) if largest else 0
         if decimals is None:
             decimals = 3 if 0.05 <= largest < 10 else min(max(2 - magnitude, 0), 6)
-        return lambda value: fixed(value * scale, decimals)
+        return lambda value: fixed(value * self.scale, decimals)
 
 
 def direction(fact: Mapping[str, Any]) -> int:

@@ -137,8 +137,8 @@ def _sheet_options(parser: _Parser) -> None:
 def _table_options(parser: _Parser) -> None:
     add = parser.add_argument
     add("run", type=Path, nargs="+", metavar="RUN", help="run folders, a group of columns each")
-    add("--metrics", nargs="+", metavar="SPEC", default=(), help="columns in order: labels, names or families")
-    add("--methods", nargs="+", metavar="SPEC", default=(), help="rows in order: labels or names (default: by family)")
+    add("--metrics", nargs="+", metavar="SPEC", default=(), help="columns in order: labels, names, families, presets")
+    add("--methods", nargs="+", metavar="SPEC", default=(), help="rows in order: labels, names or families")
     add("--format", choices=("console", "latex", "markdown", "csv", "html"), help="default: what --output ends in")
     add("--output", type=Path, metavar="FILE", help="write there instead of printing")
     add("--uncertainty", choices=("interval", "plusminus", "none"), default="interval")
@@ -148,12 +148,15 @@ def _table_options(parser: _Parser) -> None:
     parser.set_defaults(call=_table)
 
 
+_KINDS = "curves, overview, forest, ranks, correlation, cost, reliability, clips"
+
+
 def _plot_options(parser: _Parser) -> None:
     add = parser.add_argument
     add("run", type=Path, nargs="+", metavar="RUN", help="run folders")
-    add("--kind", nargs="+", metavar="KIND", default=(), help="which plots (default: all that apply)")
-    add("--metrics", nargs="+", metavar="SPEC", default=(), help="labels, names or families")
-    add("--methods", nargs="+", metavar="SPEC", default=(), help="labels or names")
+    add("--kind", nargs="+", metavar="KIND", default=(), help=f"{_KINDS} (default: all that apply)")
+    add("--metrics", nargs="+", metavar="SPEC", default=(), help="labels, names, families or presets")
+    add("--methods", nargs="+", metavar="SPEC", default=(), help="labels, names or families")
     add("--output", type=Path, metavar="DIR", help="folder for the files (default: plots/ of the run)")
     parser.set_defaults(call=_plot)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vidattr_bench import captions
+from vidattr_bench import captions, quantities
 from vidattr_bench.cells import Cell, Column, Header, direction, split_substrate
 from vidattr_bench.families import METHOD_FAMILIES
 from vidattr_bench.selection import Choice, RunSummary, pick, together
@@ -95,7 +95,8 @@ def layout(runs: Sequence[RunSummary], choice: Choice | None = None, width: int 
     notes = tuple((mark, text) for text, mark in table.marks.items())
     shown = {line.label for block in blocks for line in block.lines}
     legend = tuple(captions.legend(blocks, {m: f for m, f in table.methods.items() if m in shown}, choice))
-    return Grid(captions.caption(runs), blocks, notes, legend, tuple(captions.warnings(runs, blocks)))
+    measured = [metric for metric, fact in table.metrics.items() if fact.get("family") != quantities.FAMILY]
+    return Grid(captions.caption(runs, measured), blocks, notes, legend, tuple(captions.warnings(runs, blocks)))
 
 
 class _Table:

@@ -259,7 +259,7 @@ def _draw_dots(axes: Axes, part: pd.DataFrame, facts: Facts) -> None:
     chance = part["chance"].dropna()
     if len(chance):
         axes.axvline(float(chance.median()), color="0.3", linestyle=":", linewidth=1)
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.tick_params(left=False)
     axes.tick_params(axis="x", labelsize=7.5)

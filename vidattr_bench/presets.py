@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vidattr_bench import plugins, spec
 from vidattr_bench.errors import PluginError, did_you_mean
@@ -35,6 +35,12 @@ def resolve(names: Sequence[str]) -> list[Metric]:
             metric: Metric = plugins.create("metrics", text)
             configured.setdefault(plugins.label("metrics", metric), metric)
     return list(configured.values())
+
+
+def complete(labels: Collection[str]) -> dict[str, list[str]]:
+    """The presets whose metrics are all among `labels`, with the labels of those."""
+    found = {name: [plugins.label("metrics", metric) for metric in resolve([name])] for name in presets()}
+    return {name: members for name, members in found.items() if set(members) <= set(labels)}
 
 
 def _metrics() -> list[tuple[str, type[Metric]]]:

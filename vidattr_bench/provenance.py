@@ -20,6 +20,7 @@ from vidattr_bench.errors import RunError
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Metric
 from vidattr_bench.plan import Plan
+from vidattr_bench.presets import complete
 from vidattr_bench.store import Store
 
 # Files whose code decides the numbers of every row, whatever the plug-ins.
@@ -191,5 +192,6 @@ def record(plan: Plan, store: Store, device: torch.device, forward_batch: int) -
             "versions": versions(),
             "methods": methods,
             "metrics": metrics,
+            "presets": complete(metrics),
         }
     )

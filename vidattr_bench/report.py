@@ -18,7 +18,7 @@ from rich.markup import escape
 from vidattr_bench import pictures, plots, quantities, tables
 from vidattr_bench.comparisons import DERIVED_COLUMNS, derived
 from vidattr_bench.errors import DataError, RunError
-from vidattr_bench.selection import Choice, RunSummary, pick, run_names
+from vidattr_bench.selection import Choice, RunSummary, pick, presets_of, run_names
 from vidattr_bench.store import Store, open_run, write_atomically
 from vidattr_bench.summary import COST_COLUMNS, metric_facts
 from vidattr_bench.text import printable, slug
@@ -154,7 +154,8 @@ def _resolved(
         facts = metric_facts(run.facts) if kind == "metrics" else run.facts.get(kind, {})
         declared = {**{label: facts.get(label, {}) for label in run.labels(kind)}, **declared}
     declared |= more
-    return tuple(pick(given, declared, kind.removesuffix("s"))) if given else ()
+    presets = presets_of(run.facts for run in runs) if kind == "metrics" else {}
+    return tuple(pick(given, declared, kind.removesuffix("s"), presets)) if given else ()
 
 
 def write_choice(runs: Sequence[Results], choice: Choice, style: str, path: Path | None, console: Console) -> None:
@@ -165,7 +166,7 @@ def write_choice(runs: Sequence[Results], choice: Choice, style: str, path: Path
     elif path is None:
         sys.stdout.write(tables.render(shown, style, choice))
     else:
-        write_atomically(path, tables.render(shown, style, choice).encode())
+        write_atomically(path, tables.render(shown, style, choice, path.stem).encode())
 
 
 def finish(store: Store, console: Console) -> None:
@@ -184,7 +185,7 @@ def write_tables(results: Results) -> None:
     if not results.derived.empty:
         write_atomically(results.folder / "derived.csv", tables.csv(results.derived, DERIVED_COLUMNS).encode())
     write_atomically(results.folder / "summary.md", tables.render(runs, "markdown", Choice()).encode())
-    write_atomically(results.folder / "summary.tex", tables.render(runs, "latex", Choice()).encode())
+    write_atomically(results.folder / "summary.tex", tables.render(runs, "latex", Choice(), "summary").encode())
 
 
 def print_table(results: Results, console: Console) -> None:

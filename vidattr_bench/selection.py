@@ -45,6 +45,9 @@ class Choice:
         mean: whether means are over clips or over classes.
         uncertainty: the interval in brackets, half its width behind a plus-minus sign, or nothing.
         decimals: of every number; none: what the column's largest needs, three as a rule.
+
+    Raises:
+        DataError: a negative number of decimals.
     """
 
     metrics: tuple[str, ...] = ()
@@ -54,21 +57,29 @@ class Choice:
     uncertainty: Uncertainty = "interval"
     decimals: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.decimals is not None and self.decimals < 0:
+            raise DataError(f"decimals={self.decimals}: a number has 0 decimals or more")
 
-def pick(given: Sequence[str], known: Mapping[str, Facts], kind: str) -> list[str]:
+
+def pick(
+    given: Sequence[str], known: Mapping[str, Facts], kind: str, presets: Mapping[str, Collection[str]] | None = None
+) -> list[str]:
     """The labels that `given` names, in its order, each once; all where nothing is given.
 
-    A label is named by itself, whatever the order of its options; else all labels by their plug-in, `srg`, or by their
-    family, `localisation`; `all` is every one.
+    A label is named by itself, whatever the order of its options; else all labels by their plug-in, `srg`, by their
+    family, `localisation`, or by one of `presets`, which maps names to labels; `all` is every one.
 
     Raises:
         DataError: a name that no label goes by, with the nearest known ones.
     """
     found: dict[str, None] = {}
     for name in given or ("all",):
-        labels = _named(name, known)
+        labels = _named(name, known) or [label for label in (presets or {}).get(name, ()) if label in known]
         if not labels:
-            raise DataError(f"no run here holds the {kind} {name!r}; {did_you_mean(name, known)}")
+            families = {str(fact["family"]) for fact in known.values() if fact.get("family")}
+            near = did_you_mean(name, {*known, *families, *(presets or {})})
+            raise DataError(f"no run here holds the {kind} {name!r}; {near}")
         found.update(dict.fromkeys(labels))
     return list(found)
 
@@ -97,6 +108,14 @@ def together(runs: Iterable[Facts], kind: str) -> dict[str, Facts]:
     for facts in runs:
         for label, fact in facts.get(kind, {}).items():
             found.setdefault(label, fact)
+    return found
+
+
+def presets_of(runs: Iterable[Facts]) -> dict[str, list[str]]:
+    """The presets of metrics that any of the runs holds as a whole, with the labels of their metrics."""
+    found: dict[str, list[str]] = {}
+    for facts in runs:
+        found = {**facts.get("presets", {}), **found}
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -23,19 +24,22 @@ _STYLES: list[Any] = [
     {"selector": "th.family", "props": "font-weight:bold; padding-top:.4em"},
     {"selector": ".control, .chance", "props": "font-style:italic"},
     {"selector": ".interval, small", "props": "font-size:85%; color:#555"},
+    {"selector": ".interval, .marks", "props": "display:inline-block; text-align:left"},
+    {"selector": ".marks", "props": "width:1.6em"},
+    {"selector": "sup", "props": "line-height:0"},
 ]
 
 
 def page(grid: Grid) -> str:
     """A whole page."""
-    head = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>vidattr_bench</title></head>\n<body>\n'
-    )
-    return f"{head}{fragment(grid)}</body>\n</html>\n"
+    style = "body { font-family:sans-serif; max-width:75em } .notes { margin:.2em 0; font-size:90% }"
+    head = f'<meta charset="utf-8"><title>vidattr_bench</title><style>{style}</style>'
+    body = f"<body>\n{fragment(grid)}</body>"
+    return f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n{body}\n</html>\n'
 
 
 def fragment(grid: Grid) -> str:
-    """What stands in the body; classes: method, control, chance, family, best, tied, interval, notes, warning."""
+    """What stands in the body; classes: method, control, chance, family, best, marks, interval, notes, warning."""
     parts = [f"<p>{html(grid.caption)}</p>"]
     parts += [f'<p class="warning">Warning: {html(line)}</p>' for line in grid.warnings]
     for number, block in enumerate(grid.blocks, start=1):
@@ -48,9 +52,11 @@ def fragment(grid: Grid) -> str:
 
 def _table(block: Block, identifier: str) -> str:
     labels, cells, classes = _rows(block)
-    frame = pd.DataFrame(cells, dtype=object)
+    frame = pd.DataFrame(cells, dtype=object).rename_axis(columns="method")
     named = pd.DataFrame([[name] * len(block.headers) for name in classes])
-    styler = frame.style.format(_cell)
+    # Characters of the width of a digit: brackets, points and commas are narrower.
+    widths = [max(len(row[at].interval) for row in cells) * 0.85 for at in range(len(block.headers))]
+    styler = frame.style.format({at: partial(_cell, width=width) for at, width in enumerate(widths)})
     styler = styler.format_index(lambda at: html(labels[int(str(at))]), axis=0)
     styler = styler.format_index(lambda at: _heading(block.headers[int(str(at))]), axis=1)
     styler = styler.set_caption(html(block.title)) if block.title else styler
@@ -88,9 +94,13 @@ def _heading(header: Header) -> str:
     return f"{run}{html(header.title)} {ARROWS[header.direction]}<br><small>{html(header.detail)}</small>"
 
 
-def _cell(cell: Any) -> str:
+def _cell(cell: Any, width: float) -> str:
+    """Mean, marks and interval, the last two in boxes as wide as the column needs, so that means stand in line."""
+    if not cell.mean:
+        return ""
     mean = f'<b class="best">{html(cell.mean)}</b>' if cell.is_best else html(cell.mean)
     marks = ("*" if cell.beats_chance else "") + ("†" if cell.is_tied else "")
-    note = f"<sup>{cell.note}</sup>" if cell.note else ""
-    interval = f' <span class="interval">{html(cell.interval)}</span>' if cell.interval else ""
-    return f"{mean}{marks}{note}{interval}"
+    marks += f"<sup>{cell.note}</sup>" if cell.note else ""
+    marks = f'<span class="marks">{marks}</span>'
+    interval = f' <span class="interval" style="width:{width:.1f}ch">{html(cell.interval)}</span>' if width else ""
+    return f"{mean}{marks}{interval}"

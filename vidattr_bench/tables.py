@@ -26,8 +26,8 @@ _WIDTHS = {"latex": 100}  # characters that fit a line of the article class
 FORMATS = ("console", "latex", "markdown", "csv", "html")
 
 
-def render(runs: Sequence[RunSummary], style: str, choice: Choice) -> str:
-    """Tables of runs as a whole file, in one of `FORMATS`.
+def render(runs: Sequence[RunSummary], style: str, choice: Choice, name: str = "vidattr") -> str:
+    """Tables of runs as a whole file, in one of `FORMATS`; `name` begins the labels that LaTeX refers to.
 
     Raises:
         DataError: a metric or method is chosen that no run holds.
@@ -36,9 +36,9 @@ def render(runs: Sequence[RunSummary], style: str, choice: Choice) -> str:
         return tidy(runs, choice)
     if style == "console":
         return _plain(runs, choice)
-    write = {"latex": latex.document, "markdown": markdown, "html": styled.page}[style]
     wide = style == "html" and choice.metrics
-    return write(layout(runs, choice, _WIDE if wide else _WIDTHS.get(style, 110)))
+    grid = layout(runs, choice, _WIDE if wide else _WIDTHS.get(style, 110))
+    return latex.document(grid, name) if style == "latex" else {"markdown": markdown, "html": styled.page}[style](grid)
 
 
 def _plain(runs: Sequence[RunSummary], choice: Choice) -> str:
