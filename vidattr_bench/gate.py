@@ -100,7 +100,8 @@ def _left(paired: Paired, margins: Array, adjusted: Array, level: float) -> NDAr
     below, above, _ = p_values(paired, margins)
     worse, fine, _ = adjusted <= level
     regressing, passing = (open_to(below) & ~worse).sum(), (open_to(above) & ~fine).sum()
-    return np.where(paired.mean < -margins, regressing, passing)
+    left: NDArray[np.intp] = np.where(paired.mean < -margins, regressing, passing)
+    return left
 
 
 def verdicts(paired: Paired, margins: Array, level: float = LEVEL) -> tuple[NDArray[np.str_], Array]:
