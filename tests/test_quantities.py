@@ -22,6 +22,7 @@ FACTS = {
     "metrics": {label: {"higher_is_better": True, **fact} for label, fact in METRICS.items()},
     "dataset": "planted_actions",
     "model": "tiny3d",
+    "presets": {"small": list(METRICS)},
 }
 MEANS = {"srg": 0.8, "srg:substrate=freeze": 0.6, "tube_mass": 0.4}
 LABELS = ["log2_skill:of=tube_mass", "static_share:of=srg"]
@@ -77,6 +78,10 @@ def test_they_are_chosen_as_metrics_are(folder, name, labels):
     runs, choice = choose(open_runs([folder]), Choice(metrics=(name,)))
     assert choice.metrics == tuple(labels)
     assert [header.metric for block in layout(runs, choice).blocks for header in block.headers] == labels
+
+
+def test_a_preset_is_still_named_where_it_derives_something(folder):
+    assert "the preset small" in layout(*choose(open_runs([folder]), Choice())).caption
 
 
 def test_what_any_number_is_compatible_with_is_undefined(folder):
