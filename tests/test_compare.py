@@ -309,8 +309,13 @@ def test_what_is_never_gated_may_vanish(runs, accepted):
 
 def test_runs_that_share_no_gated_cell_do_not_pass(runs, accepted):
     renamed = runs.write("new", methods={"grad_cam:back=1": METHODS["grad_cam"]})
-    with pytest.raises(NotComparableError, match=r"share no cell that is gated \(new: grad_cam:back=1\); run methods"):
+    with pytest.raises(
+        NotComparableError, match=r"share no score that is gated \(new: grad_cam:back=1; deletion, srg,"
+    ):
         compare(accepted, renamed, allow_missing=["methods"])
+    other = runs.write("other", metrics={"srg:steps=8": METRICS["srg"]})
+    with pytest.raises(NotComparableError, match=r"\(new: grad_cam, random; srg:steps=8\); run methods and metrics"):
+        compare(accepted, other, allow_missing=["metrics"])
 
 
 def test_a_new_method_is_listed_and_not_compared(runs, accepted):

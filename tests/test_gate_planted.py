@@ -60,3 +60,9 @@ def test_unchanged_families_raise_no_alarm_and_losses_of_two_margins_are_found(s
     assert alarms["at the margin"] <= 0.15  # 5 % in theory, three binomial errors above
     (found,) = simulation.power(60, [world], (4.8,))
     assert found["error under margin/4.8"] >= 0.85
+
+
+def test_a_loss_is_found_where_only_that_method_changed(simulation):
+    (row,) = simulation.alternatives(20, [simulation.World(40)])
+    assert row["others equal, found"] >= 0.9
+    assert row["gate, found"] < row["others equal, found"]

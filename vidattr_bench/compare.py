@@ -161,12 +161,14 @@ def _absent(method: str, metric: str, lacks: set[str], margins: Margins, facts: 
 
 
 def _check_gated(old: RunData, new: RunData, cells: Collection[CellVerdict]) -> None:
-    """Raise where no cell is held to anything: a misspelt row or a new one alone would pass."""
-    if not {cell.verdict for cell in cells} & {*_WORST_FIRST, "missing"}:
-        rows = ", ".join(sorted(set(new.scores["method"]))[:5])
+    """Raise where no cell is held to anything, or no score is shared: what is misspelt or new alone would pass."""
+    gated = {cell.verdict for cell in cells} & {*_WORST_FIRST, "missing"}
+    shared = {cell.metric for cell in cells if cell.verdict not in ("added", "empty")} - set(COST_FACTS)
+    if not gated or not shared:
+        kinds = (", ".join(sorted(set(new.scores[kind]))[:5]) for kind in ("method", "metric"))
         raise NotComparableError(
-            f"{new.folder} and {old.folder} share no cell that is gated (new: {rows}); run methods and metrics that "
-            "the reference holds, by the same labels, or accept a run with these first"
+            f"{new.folder} and {old.folder} share no score that is gated (new: {'; '.join(kinds)}); run methods and "
+            "metrics that the reference holds, by the same labels, or accept a run with these first"
         )
 
 
