@@ -23,6 +23,13 @@ def test_a_preset_is_held_where_all_its_metrics_are():
     assert set(complete(labels[1:])) == {"rise"}
 
 
+def test_a_preset_that_cannot_be_configured_stops_no_run_without_it(monkeypatch):
+    monkeypatch.setattr(plugins.load("metrics", "road"), "presets", {"road": ("",), "broken": ("no_such_option=1",)})
+    assert "broken" in presets()
+    labels = [plugins.label("metrics", metric) for metric in resolve(["road"])]
+    assert complete(labels) == {"road": labels}
+
+
 def test_the_page_on_metrics_has_a_section_of_presets_in_front_of_the_metrics():
     page = render("metrics", "md")
     section, _, rest = page.partition("## Presets\n")[2].partition("\n\n## ")

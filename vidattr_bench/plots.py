@@ -220,7 +220,7 @@ def _overview_figure(rows: pd.DataFrame, metrics: Sequence[str], facts: Facts, m
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
             part = rows[rows["metric"] == metric].set_index("method")
-            _draw_dots(axes, part.reindex(methods), facts)
+            _draw_dots(axes, part.reindex(list(methods)), facts)
             axes.set_xlim(_scale(part))
             arrow = {1: " ↑", -1: " ↓", 0: ""}[direction(metric_facts(facts).get(metric, {}))]
             axes.set_title(printable(short(metric, LABEL)) + arrow, fontsize=8)

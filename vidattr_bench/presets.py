@@ -39,8 +39,16 @@ def resolve(names: Sequence[str]) -> list[Metric]:
 
 def complete(labels: Collection[str]) -> dict[str, list[str]]:
     """The presets whose metrics are all among `labels`, with the labels of those."""
-    found = {name: [plugins.label("metrics", metric) for metric in resolve([name])] for name in presets()}
-    return {name: members for name, members in found.items() if set(members) <= set(labels)}
+    found = {name: _labels(name) for name in presets()}
+    return {name: members for name, members in found.items() if members and set(members) <= set(labels)}
+
+
+def _labels(preset: str) -> list[str]:
+    """The labels of a preset's metrics; none where it cannot be configured, which stops no run without it."""
+    try:
+        return [plugins.label("metrics", metric) for metric in resolve([preset])]
+    except PluginError:
+        return []
 
 
 def _metrics() -> list[tuple[str, type[Metric]]]:
