@@ -82,9 +82,13 @@ def read_picture(path: Path) -> Picture:
     Raises:
         DataError: the file is empty, damaged or not what its suffix says.
     """
+    return decode_picture(path.read_bytes(), path)
+
+
+def decode_picture(data: bytes, path: Path) -> Picture:
+    """The picture of a file that was read, perhaps out of an archive; its suffix tells the codec; raises as above."""
     codec = cast(av.VideoCodecContext, av.CodecContext.create(CODECS[path.suffix.lower()], "r"))
     codec.options = STRICT
-    data = path.read_bytes()
     try:
         frames = [*codec.decode(av.Packet(data)), *codec.decode(None)] if data else []
     except (av.FFmpegError, ValueError) as error:

@@ -177,6 +177,23 @@ def _seek_table(path: Path, _size: int, _mtime: int) -> _SeekTable:
     return _SeekTable(tuple(position), tuple(keys)) if keys[0] == 0 else _SEQUENTIAL
 
 
+def frame_times(path: Path | str) -> tuple[float, ...]:
+    """When each frame of a video is shown, in seconds from the first, read from the packets without decoding.
+
+    Empty where the file does not tell its frames one to one: it is no MP4 or Matroska, or it skips some.
+
+    Raises:
+        DataError: as `frame_count`, but for damage within a frame.
+    """
+    path = _existing(path)
+    times = _seek_table(path, path.stat().st_size, path.stat().st_mtime_ns).times
+    if not times:
+        return ()
+    with _opened(path) as (_, stream):
+        unit = stream.time_base or Fraction(0)
+    return tuple(float((time - times[0]) * unit) for time in times)
+
+
 def _decode(path: Path, wanted: Sequence[int], table: _SeekTable) -> dict[int, Picture]:
     found: dict[int, Picture] = {}
     with _opened(path) as (container, stream):
