@@ -7,7 +7,7 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ from ._epic_boxes import (
     rgb_frame,
     tubes_of,
 )
-from ._epic_frames import Footage, Shelf, find_footage
+from ._epic_frames import Footage, find_footage
 from ._epic_lists import (
     JOINED,
     Lists,
@@ -110,6 +110,10 @@ class EPICKitchens(ClipDataModule):
         if joined is not None and (self.version != 55 or self.labels != joined[2]):
             raise DataError(f"epic_kitchens: split={self.split} needs version=55 and labels={joined[2]}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a loading process needs: it reads the boxes again sooner than it is handed all of them."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_boxes"}
+
     @property
     def split_name(self) -> str:
         """Version, split, part and labels, such as 55/top20_500/test/noun."""
@@ -127,7 +131,7 @@ class EPICKitchens(ClipDataModule):
 
     def refs(self) -> list[ClipRef]:
         """The listed segments that are on disk, in the order of the lists."""
-        present = [segment for segment in self._segments.values() if self._footage(segment) is not None]
+        present = [segment for segment in self._segments.values() if segment.id in self._footage]
         if not present:
             raise DataError(
                 f"{self.root}: none of the {len(self._segments)} segments of {self.split_name} is there; epic_kitchens "
@@ -137,16 +141,13 @@ class EPICKitchens(ClipDataModule):
 
     def missing(self) -> list[str]:
         """Listed segments that are not on disk."""
-        return [segment.id for segment in self._segments.values() if self._footage(segment) is None]
+        return [id for id in self._segments if id not in self._footage]
 
     def load(self, ref: ClipRef) -> Clip:
         """Read a segment and the boxes of its noun; raises `DataError` where a frame or a box makes no sense."""
         segment = self._segments[ref.id]
-        footage = self._footage(segment)
-        if footage is None:
-            raise DataError(f"{ref.id}: its footage is no longer below {self.root}; restore it")
         frames = self._sampled(segment)
-        pixels = footage.read([frame for frame in frames if frame is not None])
+        pixels = self._footage[ref.id].read([frame for frame in frames if frame is not None])
         shown, _ = fit(pixels, torch.zeros(0, 4), self.clip_input)
         found = self.truth(segment)
         read = (pixels.shape[1], pixels.shape[2])
@@ -180,11 +181,9 @@ class EPICKitchens(ClipDataModule):
         for path in self._sources:
             digest.update(path.name.encode() + path.read_bytes())
         for ref in self.refs():
-            segment = self._segments[ref.id]
-            footage = self._footage(segment)
-            if footage is not None:
-                place = footage.path.relative_to(self.root)
-                digest.update(f"{ref.id} {place} {footage.stamp(segment.start, segment.stop)}\n".encode())
+            segment, footage = self._segments[ref.id], self._footage[ref.id]
+            stamp = footage.stamp(segment.start, segment.stop)
+            digest.update(f"{ref.id} {footage.path.relative_to(self.root)} {stamp}\n".encode())
         return digest.hexdigest()[:16]
 
     def _sampled(self, segment: Segment) -> list[int | None]:
@@ -200,17 +199,17 @@ class EPICKitchens(ClipDataModule):
             return self._actions[segment.verb, segment.noun]
         return segment.verb if self.labels == "verb" else segment.noun
 
-    def _footage(self, segment: Segment) -> Footage | None:
-        return self._shelf.find(segment.id, segment.video, segment.start, segment.stop)
-
     def _video(self, segment: Segment) -> Video:
         if segment.video not in self._videos:
             raise DataError(f"{self._lists.path(self._lists.version.videos)}: has no video {segment.video}")
         return self._videos[segment.video]
 
     @functools.cached_property
-    def _shelf(self) -> Shelf:
-        return find_footage(self.root)
+    def _footage(self) -> Mapping[str, Footage]:
+        """Where the segments are that are on disk, by id."""
+        shelf = find_footage(self.root)
+        found = {one.id: shelf.find(one.id, one.video, one.start, one.stop) for one in self._segments.values()}
+        return {id: footage for id, footage in found.items() if footage is not None}
 
     @functools.cached_property
     def _lists(self) -> Lists:
