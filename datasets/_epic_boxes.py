@@ -8,7 +8,7 @@ EPIC_..._object_action_correspondence.csv): where a video has 59.94 frames a sec
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,14 @@ _RGB_RATE = 60
 
 @dataclasses.dataclass(frozen=True)
 class BoxTable:
-    """The boxes of a file, unparsed: texts by video and noun class of EPIC-55."""
+    """The boxes of some files, unparsed: picture (empty where the text names it) and text, by video and noun class.
 
-    path: Path
+    Attributes:
+        source: names of the files.
+        texts: by video and noun class of EPIC-55.
+    """
+
+    source: str
     texts: Mapping[tuple[str, int], tuple[tuple[str, str], ...]]
 
     def of(self, video: str, nouns: Iterable[int]) -> dict[int, tuple[Box, ...]]:
@@ -48,31 +53,38 @@ class BoxTable:
         found: dict[int, tuple[Box, ...]] = {}
         for noun in nouns:
             for frame, text in self.texts.get((video, noun), ()):
-                for number, boxes in _parsed(frame, text, f"{self.path}: {video}").items():
+                for number, boxes in _parsed(frame, text, f"{self.source}: {video}").items():
                     found[number] = tuple(dict.fromkeys((*found.get(number, ()), *boxes)))
         return {frame: found[frame] for frame in sorted(found)}
 
 
-def read_boxes(path: Path, words: Mapping[str, int]) -> BoxTable:
-    """The official object labels, or a list of segments joined with boxes.
+def read_boxes(paths: Sequence[Path], words: Mapping[str, int]) -> BoxTable:
+    """The boxes of the official object labels, or of lists of segments joined with boxes; which, their names tell.
 
     Args:
-        path: the file; its columns tell which it is.
+        paths: the files.
         words: the EPIC-55 class of a noun.
 
     Raises:
-        DataError: it is neither, or damaged.
+        DataError: one is neither, or damaged.
     """
     gathered: dict[tuple[str, int], list[tuple[str, str]]] = {}
+    for path in paths:
+        for key, frame, text in _texts(path, words):
+            gathered.setdefault(key, []).append((frame, text))
+    source = ", ".join(str(path) for path in paths)
+    return BoxTable(source, {key: tuple(texts) for key, texts in gathered.items()})
+
+
+def _texts(path: Path, words: Mapping[str, int]) -> Iterator[tuple[tuple[str, int], str, str]]:
     if path.name.removesuffix(".gz") == OBJECT_LABELS:
         for noun, video, frame, text in read_rows(path, ("noun_class", "video_id", "frame", "bounding_boxes")):
             if text != "[]" and noun.isdecimal():
-                gathered.setdefault((video, int(noun)), []).append((frame, text))
+                yield (video, int(noun)), frame, text
     else:
         for noun, video, text in read_rows(path, ("noun", "video_id", "bounding_boxes")):
             if noun in words:
-                gathered.setdefault((video, words[noun]), []).append(("", text))
-    return BoxTable(path, {key: tuple(texts) for key, texts in gathered.items()})
+                yield (video, words[noun]), "", text
 
 
 def _parsed(frame: str, text: str, where: str) -> dict[int, tuple[Box, ...]]:

@@ -154,7 +154,7 @@ class EPICKitchens(ClipDataModule):
         tubes: tuple[Tube, ...] = ()
         if found and ref.label is not None:
             canvas = Canvas(self._video(segment).size, read, self.clip_input)
-            tubes = tubes_of(found, canvas, ref.label, f"{self._box_path}: {ref.id}")
+            tubes = tubes_of(found, canvas, ref.label, f"{', '.join(map(str, self._box_paths))}: {ref.id}")
         annotated = torch.tensor([t in found for t in range(len(frames))])
         padded = F.pad(shown, (0, 0, 0, 0, 0, len(frames) - len(pixels)))
         return Clip(ref.id, ref.group, padded, ref.label, tubes, annotated)
@@ -258,7 +258,7 @@ class EPICKitchens(ClipDataModule):
         if self.split != "official":
             names.append(JOINED[self.split][3])
         found = (own.find(name) or drawn.find(name) for name in names)
-        return [path for path in (*self._read_lists, self._box_path, *found) if path is not None]
+        return [path for path in (*self._read_lists, *self._box_paths, *found) if path is not None]
 
     @functools.cached_property
     def _segments(self) -> Mapping[str, Segment]:
@@ -283,18 +283,21 @@ class EPICKitchens(ClipDataModule):
         return find_lists(self.root, 55, self.annotations)
 
     @functools.cached_property
-    def _box_path(self) -> Path | None:
+    def _box_paths(self) -> list[Path]:
         if self.boxes is not None:
             if not self.boxes.is_file():
                 raise DataError(f"{self.boxes}: there is no such file; boxes= takes {OBJECT_LABELS} or a joined list")
-            return self.boxes
-        find = self._lists_of_boxes.find
-        own = self._read_lists[0] if self.split != "official" else None
-        return find(OBJECT_LABELS) or own or find(TOP50)
+            return [self.boxes]
+        official, pooled = (self._lists_of_boxes.find(name) for name in (OBJECT_LABELS, TOP50))
+        if official is not None:
+            return [official]
+        if self.split != "official":
+            return self._read_lists
+        return [] if pooled is None else [pooled]
 
     @functools.cached_property
     def _boxes(self) -> BoxTable | None:
-        return None if self._box_path is None else read_boxes(self._box_path, self._words)
+        return read_boxes(self._box_paths, self._words) if self._box_paths else None
 
     @functools.cached_property
     def _words(self) -> Mapping[str, int]:

@@ -98,7 +98,7 @@ def test_epic_55_has_no_labelled_test_and_says_what_there_is(template):
 
 def test_a_named_split_has_its_own_classes(template):
     data = module(template, "version=55,split=top20_500")
-    assert data.classes == ("sponge", "drawer")
+    assert data.classes == ("sponge", "drawer", "tap")
     assert [(ref.id, ref.label) for ref in data.refs()] == [("P01_01_900", 0), ("P01_01_901", 0), ("P01_02_902", 1)]
     assert {tube.label for tube in clip_of(data, "P01_02_902").tubes} == {1}
 
@@ -427,6 +427,24 @@ def test_published_joins_took_the_numbers_of_the_boxes_for_rgb_frames(template):
     check_clip(right)
     with pytest.raises(AssertionError):
         check_clip(wrong)
+
+
+def test_without_the_official_boxes_a_named_split_takes_those_of_all_its_lists(root):
+    (root / "epic-kitchens-55-annotations" / "EPIC_train_object_labels.csv").unlink()
+    data = module(root, "version=55,split=top20_500,part=all", length=60, anchor="start")
+    assert [ref.id for ref in data.refs()] == ["P02_01_904", "P01_01_900", "P01_01_901", "P01_02_902"]
+    clips = {ref.id: data.load(ref) for ref in data.refs()}
+    assert {id: int(clip.annotated.sum()) for id, clip in clips.items()} == {
+        "P02_01_904": 7,
+        "P01_01_900": 7,
+        # By its number picture 20701 lies in neither segment, so that no list has it.
+        "P01_01_901": 7,
+        "P01_02_902": 11,
+    }
+    check_clip(clips["P02_01_904"])
+    assert not clip_of(module(root), "P01_01_900").annotated.any()
+    (root / "step_boxes" / "Valid_seg_top20_500_val.csv").rename(root / "step_boxes" / "Valid_seg_top50.csv")
+    assert clip_of(module(root), "P01_01_900").annotated.any()
 
 
 def test_the_numbers_of_boxes_follow_the_official_correspondence():

@@ -228,9 +228,10 @@ def write_joined(folder: Path) -> None:
         rows.append((uid, video, NOUNS[noun], {3: 0, 4: 1}[noun], "take", start, stop, inside))
     header = "seg_id,video_id,noun,noun_label,verb,start_frame,stop_frame,bounding_boxes"
     write_csv(folder / "Valid_seg_top20_500_val.csv", header, rows)
-    write_csv(
-        folder / "Valid_seg_top20_noun_labels.csv", "noun,noun_label,num", [("sponge", 0, 349), ("drawer", 1, 576)]
-    )
+    train = (904, "P02_01", "tap", 2, "put", 12, 78, {31: boxes_at("P02_01", 0)})
+    write_csv(folder / "Valid_seg_top20_train.csv", header, [train])
+    classes = [("sponge", 0, 349), ("drawer", 1, 576), ("tap", 2, 962)]
+    write_csv(folder / "Valid_seg_top20_noun_labels.csv", "noun,noun_label,num", classes)
 
 
 if __name__ == "__main__":
