@@ -143,8 +143,8 @@ class Bootstrap:
         left = sizes.sum(0) ** 2 / (sizes**2).sum(0) - 1 if freedom is None else np.array([freedom])
         left = np.where(left < _LEAST, np.nan, left)
         if len(residuals) < _FEW:
-            student = np.broadcast_to(stats.t.ppf(1 - self.tail, left), residuals.shape[1:])
-            return -student, student
+            few = np.broadcast_to(stats.t.ppf(1 - self.tail, left), residuals.shape[1:])
+            return -few, few
         scale = np.abs(residuals).max(0)
         scale[scale == 0] = 1.0
         student = stats.t.ppf(1 - self.tail, np.minimum(left, _tails(residuals / scale)))
