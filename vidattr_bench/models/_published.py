@@ -1,0 +1,71 @@
+"""What networks with published checkpoints share: their authors' names of weights, classes, input and layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torchvision.models.video import R3D_18_Weights
+
+from vidattr_bench.checkpoints import class_names, fit, load_state, preprocessing
+from vidattr_bench.classes import read_classes
+from vidattr_bench.errors import ModelError
+from vidattr_bench.model import ModelEntry, VideoModel
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedEntry(ModelEntry):
+    """A network whose published weights load strictly, by the names that their authors gave them.
+
+    Attributes:
+        checkpoint: the authors' weights, or what `train` wrote.
+        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
+    """
+
+    name: ClassVar[str]
+    head: ClassVar[str]
+    feature_layer: ClassVar[str]
+
+    checkpoint: Path | None = None
+    classes_file: Path | None = None
+
+    @abstractmethod
+    def network(self, classes: int) -> nn.Module:
+        """The untrained network with `classes` logits."""
+
+    def adapted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of a file that `train` did not write, made those of our network."""
+        return state
+
+    def build(self) -> VideoModel:
+        """The trained model; raises `ModelError` where files are missing, cannot be read or do not fit."""
+        if self.checkpoint is None:
+            raise ModelError(f"{self.name} has no weights of its own; give {self.name}:checkpoint=FILE")
+        state, extras = load_state(self.checkpoint)
+        recorded = preprocessing(extras, self.checkpoint)
+        weights = state if recorded else self.adapted(state)
+        logits = len(weights.get(f"{self.head}.weight", ())) or 1
+        net = self.network(logits)
+        fit(net, weights, self.checkpoint)
+        described = {"mean": self.mean, "std": self.std, "input": self.input, **recorded}
+        classes = self._classes(extras, logits)
+        return VideoModel(net, classes, **described, feature_layer=self.feature_layer, name=self.name)
+
+    def _classes(self, extras: Mapping[str, Any], logits: int) -> tuple[str, ...]:
+        """Names from the file the user gives, else the checkpoint's, else Kinetics-400's where there are as many."""
+        if self.classes_file is None:
+            assert self.checkpoint is not None
+            # DeepMind, Hara et al. and Chen et al. number Kinetics-400 as torchvision does, by the alphabet.
+            kinetics = tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"])
+            return class_names(extras, self.checkpoint) or (kinetics if logits == len(kinetics) else ())
+        names = read_classes(self.classes_file)
+        if len(names) != logits:
+            raise ModelError(
+                f"{self.classes_file} names {len(names)} classes, and the weights in {self.checkpoint} have {logits}; "
+                "give the classes_file of this checkpoint"
+            )
+        return names
