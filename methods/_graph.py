@@ -30,7 +30,12 @@ _SIZES = frozenset({"dim", "numel", "size"})
 
 def rearranges(node: fx.Node) -> bool:
     """Whether a node is a function that puts numbers elsewhere and leaves them as they are."""
-    return node.op != "call_module" and _name(node) in _FUNCTIONS
+    return node.op != "call_module" and (_name(node) in _FUNCTIONS or _pads_with_zeros(node))
+
+
+def _pads_with_zeros(node: fx.Node) -> bool:
+    given = {**dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)), **node.kwargs}
+    return _name(node) == "pad" and given.get("mode", "constant") == "constant" and not given.get("value")
 
 
 def sizes(graph: fx.Graph) -> set[fx.Node]:
