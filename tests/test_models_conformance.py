@@ -1,7 +1,7 @@
 """Every architecture that is installed keeps the contract with random weights, and tiny3d with those it ships."""
 
 import dataclasses
-from functools import cache
+from functools import lru_cache
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def entries() -> list:
     return [pytest.param(name, marks=() if name in small else pytest.mark.slow) for name in names]
 
 
-@cache
+@lru_cache(maxsize=1)  # the largest hold half a gigabyte
 def untrained(name: str) -> VideoModel:
     """The architecture with random weights, for the smallest clip that it takes: small frames, else its own."""
     try:
@@ -28,10 +28,12 @@ def untrained(name: str) -> VideoModel:
     except PluginError as error:
         pytest.skip(f"it has no default configuration: {error}")
     options = {"feature_layer": getattr(entry, "feature_layer", None)}
+    if entry.mean is not None:
+        options |= {"mean": entry.mean, "std": entry.std}
     wanted = dataclasses.replace(entry.input, length=min(entry.input.length, 16))
     try:
         small = as_model(lambda: entry.network(5), input=dataclasses.replace(wanted, size=SMALL), **options)
-        small(torch.zeros(1, 3, wanted.length, *SMALL))
+        small(torch.zeros(1, len(entry.mean or "RGB"), wanted.length, *SMALL))
     except (AssertionError, RuntimeError, ValueError):
         return as_model(lambda: entry.network(5), input=wanted, **options)
     return small

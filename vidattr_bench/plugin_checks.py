@@ -243,8 +243,9 @@ def model_passes_gradients(model: VideoModel) -> None:
 
 
 def _clips(model: VideoModel) -> Tensor:
-    size = (model.input.length, *model.input.size)
-    return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    channels = model.mean.shape[1] if model.declares_normalisation else 3
+    size = (channels, model.input.length, *model.input.size)
+    return torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
 
 
 def _logits(model: VideoModel, clips: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from vidattr_bench.models._published import PublishedEntry
 
 _WIDTH = 64
 _UNITS = 4096
+_PLACES = 1 * 4 * 4  # what 16 frames of 112 x 112 pixels leave
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class C3D(PublishedEntry):
 
 
 class _Network(nn.Module):
-    def __init__(self, classes: int, width: int = _WIDTH, units: int = _UNITS) -> None:
+    def __init__(self, classes: int, width: int = _WIDTH, units: int = _UNITS, places: int = _PLACES) -> None:
         super().__init__()
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.conv1, self.relu1 = _convolution(3, widths[0]), nn.ReLU()
@@ -68,8 +69,7 @@ class _Network(nn.Module):
         self.conv5a, self.relu5a = _convolution(widths[3], widths[3]), nn.ReLU()
         self.conv5b, self.relu5b = _convolution(widths[3], widths[3]), nn.ReLU()
         self.pool5 = nn.MaxPool3d(2, padding=(0, 1, 1))
-        # 16 frames of 112 x 112 pixels leave 1 x 4 x 4.
-        self.fc6, self.relu6 = nn.Linear(16 * widths[3], units), nn.ReLU()
+        self.fc6, self.relu6 = nn.Linear(places * widths[3], units), nn.ReLU()
         self.dropout6 = nn.Dropout()
         self.fc7, self.relu7 = nn.Linear(units, units), nn.ReLU()
         self.dropout7 = nn.Dropout()

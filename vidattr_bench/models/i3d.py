@@ -119,8 +119,9 @@ def _network(
     # On 224 x 224 pixels these are windows of 2 x 7 x 7.
     layers["average"] = nn.Sequential(nn.AdaptiveAvgPool3d((None, 1, 1)), nn.AvgPool3d((2, 1, 1), 1))
     layers["dropout"] = nn.Dropout()
-    layers["logits"] = nn.Sequential(OrderedDict(conv3d=nn.Conv3d(width, classes, 1)))
+    # The mean of the windows' logits is the logits of their mean.
     layers["windows"] = nn.AdaptiveAvgPool3d(1)
+    layers["logits"] = nn.Sequential(OrderedDict(conv3d=nn.Conv3d(width, classes, 1)))
     layers["flatten"] = nn.Flatten()
     return nn.Sequential(layers)
 
