@@ -9,7 +9,14 @@ from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import CLASSES, as_model, explain, small_batch
 from vidattr_bench.method_checks import quickly
 
-METHODS = ["excitation_backprop:layer=relu1", "lrp", "lrp:composite=epsilon_alpha2_beta1", "deep_lift", "full_grad", "grad_cam"]
+METHODS = [
+    "excitation_backprop:layer=relu1",
+    "lrp",
+    "lrp:composite=epsilon_alpha2_beta1",
+    "deep_lift",
+    "full_grad",
+    "grad_cam",
+]
 
 
 class Padded(nn.Module):

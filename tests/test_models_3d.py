@@ -18,8 +18,9 @@ from vidattr_bench.models import c3d, densenet3d, i3d, mfnet3d, resnet3d
 # The same networks with fewer channels and blocks, and a clip on which nothing comes out even.
 MIXED = {name: [max(channels // 16, 2) for channels in branches] for name, branches in i3d._MIXED.items()}
 THIN = {
-    "resnet, B": (lambda: resnet3d._Network((2, 1, 2, 1), 5, "B", width=4), (3, 17, 49, 60)),
-    "resnet, A": (lambda: resnet3d._Network((2, 1, 2, 1), 5, "A", width=4), (3, 17, 49, 60)),
+    "resnet, B": (lambda: resnet3d._Network((2, 1, 2, 1), 5, "B", resnet3d._Bottleneck, width=4), (3, 17, 49, 60)),
+    "resnet, A": (lambda: resnet3d._Network((2, 1, 2, 1), 5, "A", resnet3d._Bottleneck, width=4), (3, 17, 49, 60)),
+    "resnet, basic": (lambda: resnet3d._Network((2, 1, 2, 1), 5, "A", resnet3d._Basic, width=4), (3, 17, 49, 60)),
     "densenet": (lambda: densenet3d._Network((2, 3, 2, 1), 5, stem=8, growth=4), (3, 17, 65, 78)),
     "mfnet": (lambda: mfnet3d._Network(5, (2, 1, 2, 1), width=8, stem=4, fibers=2), (3, 15, 49, 60)),
     "i3d": (lambda: i3d._network(3, 5, (4, 4, 12), MIXED), (3, 19, 75, 94)),
@@ -28,6 +29,8 @@ THIN = {
 }
 # At the clip that each declares: the volumes of the feature layer, of the last convolutions and the classes.
 LAYERS = {
+    "resnet3d_18": {"layer3": (256, 2, 7, 7), "layer4": (512, 1, 4, 4)},
+    "resnet3d_34": {"layer3": (256, 2, 7, 7), "layer4": (512, 1, 4, 4)},
     "resnet3d_50": {"layer3": (1024, 2, 7, 7), "layer4": (2048, 1, 4, 4)},
     "resnet3d_101": {"layer3": (1024, 2, 7, 7), "layer4": (2048, 1, 4, 4)},
     "resnet3d_152": {"layer3": (1024, 2, 7, 7), "layer4": (2048, 1, 4, 4)},
@@ -61,9 +64,13 @@ def resnet_logits(s, x):
     x = F.max_pool3d(norm(s, "bn1", conv(s, "conv1", x, (1, 2, 2), 3)).relu(), 3, 2, 1)
     for b in blocks(s, r"layer\d\.\d+"):
         stride = 2 if b.endswith(".0") and not b.startswith("layer1") else 1
-        y = norm(s, f"{b}.bn1", conv(s, f"{b}.conv1", x)).relu()
-        y = norm(s, f"{b}.bn2", conv(s, f"{b}.conv2", y, stride, 1)).relu()
-        y = norm(s, f"{b}.bn3", conv(s, f"{b}.conv3", y))
+        if f"{b}.conv3.weight" in s:
+            y = norm(s, f"{b}.bn1", conv(s, f"{b}.conv1", x)).relu()
+            y = norm(s, f"{b}.bn2", conv(s, f"{b}.conv2", y, stride, 1)).relu()
+            y = norm(s, f"{b}.bn3", conv(s, f"{b}.conv3", y))
+        else:
+            y = norm(s, f"{b}.bn1", conv(s, f"{b}.conv1", x, stride, 1)).relu()
+            y = norm(s, f"{b}.bn2", conv(s, f"{b}.conv2", y, 1, 1))
         if f"{b}.downsample.0.weight" in s:
             x = norm(s, f"{b}.downsample.1", conv(s, f"{b}.downsample.0", x, stride))
         elif x.shape != y.shape:

@@ -50,6 +50,18 @@ def resnet(*blocks):
     return {**shapes, "fc.weight": (400, 2048), "fc.bias": (400,)}
 
 
+def basic_resnet(*blocks):
+    """Shortcuts of type A have no weights."""
+    shapes = {"conv1.weight": (64, 3, 7, 7, 7), **norm("bn1", 64)}
+    for stage, (count, width) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), start=1):
+        for i in range(count):
+            block = f"layer{stage}.{i}"
+            channels = width if i or stage == 1 else width // 2
+            shapes |= {f"{block}.conv1.weight": (width, channels, 3, 3, 3), **norm(f"{block}.bn1", width)}
+            shapes |= {f"{block}.conv2.weight": (width, width, 3, 3, 3), **norm(f"{block}.bn2", width)}
+    return {**shapes, "fc.weight": (400, 512), "fc.bias": (400,)}
+
+
 def densenet():
     shapes = {"features.conv0.weight": (64, 3, 7, 7, 7), **norm("features.norm0", 64)}
     channels = 64
@@ -118,6 +130,8 @@ HASSON = (
     "conv3d_0c_1x1",
 )
 PUBLISHED = {
+    "resnet3d_18": basic_resnet(2, 2, 2, 2),
+    "resnet3d_34": basic_resnet(3, 4, 6, 3),
     "resnet3d_50": resnet(3, 4, 6, 3),
     "resnet3d_101": resnet(3, 4, 23, 3),
     "resnet3d_152": resnet(3, 8, 36, 3),
@@ -130,13 +144,19 @@ PUBLISHED = {
 OTHER_PORT = {"i3d": i3d(3, HASSON), "i3d_flow": i3d(2, HASSON)}
 # Beside each: how the authors' file wraps the names.
 FILES = {
+    "resnet3d_18": ("module.", "state_dict"),
     "resnet3d_50": ("module.", "state_dict"),
     "densenet3d_121": ("module.", "state_dict"),
     "mfnet_3d": ("module.", "state_dict"),
     "i3d": ("", None),
     "i3d_flow": ("", None),
 }
-LARGE = {"resnet3d_101": ("module.", "state_dict"), "resnet3d_152": ("module.", "state_dict"), "c3d": ("", None)}
+LARGE = {
+    "resnet3d_34": ("module.", "state_dict"),
+    "resnet3d_101": ("module.", "state_dict"),
+    "resnet3d_152": ("module.", "state_dict"),
+    "c3d": ("", None),
+}
 
 
 def values(shapes):
@@ -175,12 +195,9 @@ def test_the_page_says_how_many_parameters_there_are(name):
 
 def test_numbers_of_parameters_that_others_publish():
     # MedicalNet's README: one input channel, no fc, and the batch norms' statistics counted too.
-    trunks = {name: PUBLISHED[name] for name in ("resnet3d_50", "resnet3d_101", "resnet3d_152")}
-    counted = [
-        sum(math.prod(shape) for key, shape in shapes.items() if "fc" not in key) - 2 * 64 * 343
-        for shapes in trunks.values()
-    ]
-    assert [round(n / 1e6, 2) for n in counted] == [46.21, 85.31, 117.51]
+    resnets = [PUBLISHED[f"resnet3d_{depth}"] for depth in (18, 34, 50, 101, 152)]
+    trunks = [sum(math.prod(shape) for name, shape in net.items() if "fc" not in name) for net in resnets]
+    assert [round((n - 2 * 64 * 343) / 1e6, 2) for n in trunks] == [32.99, 63.31, 46.21, 85.31, 117.51]
     # README of PyTorch-MFNet.
     assert round(parameters(mfnet()) / 1e6, 1) == 8.0
     # configs/recognition/c3d/metafile.yml of mmaction2.

@@ -1,4 +1,4 @@
-"""The 3D ResNets of Hara et al.: bottleneck blocks of 3 x 3 x 3 convolutions."""
+"""The 3D ResNets of Hara et al.: residual blocks of 3 x 3 x 3 convolutions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vidattr_bench.models._hara import HaraEntry, initialise
 
+_Shortcut = Literal["A", "B"]
 _WIDTH = 64
-_EXPANSION = 4
 # Kinetics' mean and standard deviation of pixels in [0, 1]: mean.py of the authors' branch master.
 _MEAN_2020 = (0.4345, 0.4051, 0.3775)
 _STD_2020 = (0.2768, 0.2713, 0.2737)
@@ -23,8 +23,9 @@ class _ResNet3D(HaraEntry):
     head: ClassVar[str] = "fc"
     feature_layer: ClassVar[str] = "layer3"
     blocks: ClassVar[tuple[int, ...]]
+    bottlenecks: ClassVar[bool] = True
 
-    shortcut: Literal["A", "B"] = "B"
+    shortcut: _Shortcut = "B"
     release: Literal[2018, 2020] = 2018
 
     def __post_init__(self) -> None:
@@ -34,16 +35,47 @@ class _ResNet3D(HaraEntry):
 
     def network(self, classes: int) -> nn.Module:
         """The untrained network with `classes` logits, for clips of any size."""
-        return _Network(self.blocks, classes, self.shortcut)
+        return _Network(self.blocks, classes, self.shortcut, _Bottleneck if self.bottlenecks else _Basic)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNet3D18(_ResNet3D):
+    """3D-ResNet-18 on 16 frames of 112 x 112 pixels: 33 235 280 parameters for 400 classes. Hara et al. 2018.
+
+    arXiv 1711.09577. Weights are those of github.com/kenshohara/3D-ResNets-PyTorch. A clip has 256 x 2 x 7 x 7 features
+    in `layer3`; the linear head pools `layer4`, 512 x 1 x 4 x 4.
+
+    Attributes:
+        checkpoint: the authors' weights, or what `train` wrote.
+        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
+        shortcut: how blocks that add channels are bridged: B, a convolution, or A, zeros.
+        release: the authors' normalisation: 2018 (resnet-18-kinetics.pth, of type A) or 2020 (r3d18_K_200ep.pth, B).
+    """
+
+    name: ClassVar[str] = "resnet3d_18"
+    blocks: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
+    bottlenecks: ClassVar[bool] = False
+
+    shortcut: _Shortcut = "A"
+
+
+class ResNet3D34(ResNet3D18):
+    """3D-ResNet-34: as 3D-ResNet-18, with 3, 4, 6 and 3 blocks: 63 544 912 parameters. Hara et al. 2018.
+
+    arXiv 1711.09577. It has the options and the layers of resnet3d_18.
+    """
+
+    name = "resnet3d_34"
+    blocks = (3, 4, 6, 3)
 
 
 class ResNet3D50(_ResNet3D):
     """3D-ResNet-50 on 16 frames of 112 x 112 pixels: 47 018 576 parameters for 400 classes. Hara et al. 2018.
 
     arXiv 1711.09577. Weights are those of github.com/kenshohara/3D-ResNets-PyTorch. A clip has 1024 x 2 x 7 x 7
-    features in `layer3`; the linear head pools `layer4`, 2048 x 1 x 4 x 4. For 50, 101 and 152 layers
-    github.com/Tencent/MedicalNet says 46.21, 85.31 and 117.51 million: these for one input channel, without `fc`, and
-    with the batch norms' statistics.
+    features in `layer3`; the linear head pools `layer4`, 2048 x 1 x 4 x 4. From 18 to 152 layers
+    github.com/Tencent/MedicalNet says 32.99, 63.31, 46.21, 85.31 and 117.51 million: these for one input channel,
+    without `fc`, and with the batch norms' statistics.
 
     Attributes:
         checkpoint: the authors' weights, or what `train` wrote.
@@ -77,18 +109,20 @@ class ResNet3D152(_ResNet3D):
 
 
 class _Network(nn.Module):
-    def __init__(self, blocks: Sequence[int], classes: int, shortcut: str, width: int = _WIDTH) -> None:
+    def __init__(
+        self, blocks: Sequence[int], classes: int, shortcut: str, block: type[_Block], width: int = _WIDTH
+    ) -> None:
         super().__init__()
         widths = [width * 2**i for i in range(4)]
-        channels = [width, *(_EXPANSION * w for w in widths)]
+        channels = [width, *(block.expansion * w for w in widths)]
         self.conv1 = nn.Conv3d(3, width, 7, (1, 2, 2), 3, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool3d(3, 2, 1)
-        self.layer1 = _stage(blocks[0], channels[0], widths[0], 1, shortcut)
-        self.layer2 = _stage(blocks[1], channels[1], widths[1], 2, shortcut)
-        self.layer3 = _stage(blocks[2], channels[2], widths[2], 2, shortcut)
-        self.layer4 = _stage(blocks[3], channels[3], widths[3], 2, shortcut)
+        self.layer1 = _stage(block, blocks[0], channels[0], widths[0], 1, shortcut)
+        self.layer2 = _stage(block, blocks[1], channels[1], widths[1], 2, shortcut)
+        self.layer3 = _stage(block, blocks[2], channels[2], widths[2], 2, shortcut)
+        self.layer4 = _stage(block, blocks[3], channels[3], widths[3], 2, shortcut)
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.fc = nn.Linear(channels[4], classes)
         initialise(self)
@@ -100,17 +134,49 @@ class _Network(nn.Module):
         return logits
 
 
-def _stage(blocks: int, channels: int, width: int, stride: int, shortcut: str) -> nn.Sequential:
-    first = _Block(channels, width, stride, shortcut)
-    return nn.Sequential(first, *(_Block(_EXPANSION * width, width, 1, shortcut) for _ in range(blocks - 1)))
+def _stage(block: type[_Block], blocks: int, channels: int, width: int, stride: int, shortcut: str) -> nn.Sequential:
+    first = block(channels, width, stride, shortcut)
+    return nn.Sequential(first, *(block(block.expansion * width, width, 1, shortcut) for _ in range(blocks - 1)))
 
 
 class _Block(nn.Module):
-    """A 1 x 1 x 1, a 3 x 3 x 3 and a 1 x 1 x 1 convolution beside a shortcut."""
+    """Convolutions of `width` channels beside a shortcut."""
+
+    expansion: ClassVar[int]
 
     def __init__(self, channels: int, width: int, stride: int, shortcut: str) -> None:
         super().__init__()
-        out = _EXPANSION * width
+        self.downsample = _bridge(channels, self.expansion * width, stride, shortcut)
+
+
+class _Basic(_Block):
+    """Two 3 x 3 x 3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, stride: int, shortcut: str) -> None:
+        super().__init__(channels, width, stride, shortcut)
+        self.conv1 = nn.Conv3d(channels, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv3d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm3d(width)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        out: Tensor = self.relu2(inner + self.downsample(x))
+        return out
+
+
+class _Bottleneck(_Block):
+    """A 1 x 1 x 1, a 3 x 3 x 3 and a 1 x 1 x 1 convolution, the last of four times as many channels."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int, shortcut: str) -> None:
+        super().__init__(channels, width, stride, shortcut)
+        out = self.expansion * width
         self.conv1 = nn.Conv3d(channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.relu1 = nn.ReLU()
@@ -119,7 +185,6 @@ class _Block(nn.Module):
         self.relu2 = nn.ReLU()
         self.conv3 = nn.Conv3d(width, out, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(out)
-        self.downsample = _bridge(channels, out, stride, shortcut)
         self.relu3 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
