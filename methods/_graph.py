@@ -35,7 +35,7 @@ def rearranges(node: fx.Node) -> bool:
 
 def _pads_with_zeros(node: fx.Node) -> bool:
     given = {**dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)), **node.kwargs}
-    return _name(node) == "pad" and given.get("mode", "constant") == "constant" and not given.get("value")
+    return _name(node) == "pad" and str(given.get("mode", "constant")) == "constant" and not given.get("value")
 
 
 def sizes(graph: fx.Graph) -> set[fx.Node]:
