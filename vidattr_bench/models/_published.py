@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.video import R3D_18_Weights
 
 from vidattr_bench.checkpoints import class_names, fit, load_state, preprocessing
@@ -33,10 +32,6 @@ class PublishedEntry(ModelEntry):
     checkpoint: Path | None = None
     classes_file: Path | None = None
 
-    @abstractmethod
-    def network(self, classes: int) -> nn.Module:
-        """The untrained network with `classes` logits."""
-
     def adapted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Weights of a file that `train` did not write, made those of our network."""
         return state
@@ -52,20 +47,19 @@ class PublishedEntry(ModelEntry):
         net = self.network(logits)
         fit(net, weights, self.checkpoint)
         described = {"mean": self.mean, "std": self.std, "input": self.input, **recorded}
-        classes = self._classes(extras, logits)
+        classes = self._classes(extras, self.checkpoint, logits)
         return VideoModel(net, classes, **described, feature_layer=self.feature_layer, name=self.name)
 
-    def _classes(self, extras: Mapping[str, Any], logits: int) -> tuple[str, ...]:
+    def _classes(self, extras: Mapping[str, Any], path: Path, logits: int) -> tuple[str, ...]:
         """Names from the file the user gives, else the checkpoint's, else Kinetics-400's where there are as many."""
         if self.classes_file is None:
-            assert self.checkpoint is not None
             # DeepMind, Hara et al. and Chen et al. number Kinetics-400 as torchvision does, by the alphabet.
             kinetics = tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"])
-            return class_names(extras, self.checkpoint) or (kinetics if logits == len(kinetics) else ())
+            return class_names(extras, path) or (kinetics if logits == len(kinetics) else ())
         names = read_classes(self.classes_file)
         if len(names) != logits:
             raise ModelError(
-                f"{self.classes_file} names {len(names)} classes, and the weights in {self.checkpoint} have {logits}; "
+                f"{self.classes_file} names {len(names)} classes, and the weights in {path} have {logits}; "
                 "give the classes_file of this checkpoint"
             )
         return names
