@@ -26,8 +26,6 @@ class C3D(PublishedEntry):
     101 classes there are 78 409 573 parameters, as github.com/open-mmlab/mmaction2 says.
 
     Attributes:
-        checkpoint: weights by these names, or what `train` wrote.
-        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
         bgr: whether the weights expect blue first, as the authors' do (github.com/facebookarchive/C3D, issue 65).
     """
 

@@ -22,10 +22,6 @@ class DenseNet3D121(HaraEntry):
     arXiv 1711.09577. Its weights are densenet-121-kinetics.pth of github.com/kenshohara/3D-ResNets-PyTorch. A clip has
     1024 x 2 x 7 x 7 features in `features.denseblock3`; the linear head pools `features`, 1024 x 1 x 3 x 3. The number
     of parameters is that of the authors' code, who publish none.
-
-    Attributes:
-        checkpoint: the authors' weights, or what `train` wrote.
-        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
     """
 
     name = "densenet3d_121"

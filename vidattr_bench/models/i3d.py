@@ -66,10 +66,6 @@ class I3D(_InflatedInception):
     A clip has 1024 x 8 x 7 x 7 features in `Mixed_5c`. The average pooling overlaps in time, and the logits are the
     mean over its windows, so there is no linear head on a global average. DeepMind's checkpoint lists 12 689 984
     parameters: these, less the 7280 factors of batch norms, which are 1.
-
-    Attributes:
-        checkpoint: the weights by the names of either port, or what `train` wrote.
-        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
     """
 
     name = "i3d"
@@ -83,10 +79,6 @@ class I3DFlow(_InflatedInception):
 
     arXiv 1705.07750. Flow is TV-L1's in pixels a frame, cut off at -20 and 20 and brought to [0, 1]; it is scaled to
     [-1, 1]. Weights are flow_imagenet.pt or model_flow.pth of the ports that i3d names.
-
-    Attributes:
-        checkpoint: the weights by the names of either port, or what `train` wrote.
-        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
     """
 
     name = "i3d_flow"

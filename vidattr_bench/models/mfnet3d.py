@@ -25,10 +25,6 @@ class MFNet3D(PublishedEntry):
     arXiv 1807.11195. Its weights are those of github.com/cypw/PyTorch-MFNet: every second frame, stretched to 256 x 256
     and cropped. There they are said to be 8.0 million. A clip has 768 x 8 x 7 x 7 features in `tail`, which the linear
     head pools.
-
-    Attributes:
-        checkpoint: the authors' weights, or what `train` wrote.
-        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
     """
 
     name = "mfnet_3d"

@@ -20,6 +20,13 @@ _STD_2020 = (0.2768, 0.2713, 0.2737)
 
 @dataclasses.dataclass(frozen=True)
 class _ResNet3D(HaraEntry):
+    """A 3D ResNet.
+
+    Attributes:
+        shortcut: how blocks that add channels are bridged: B, a convolution, or A, zeros.
+        release: whose normalisation the weights want: 2018 (as resnet-50-kinetics.pth) or 2020 (as r3d50_K_200ep.pth).
+    """
+
     head: ClassVar[str] = "fc"
     feature_layer: ClassVar[str] = "layer3"
     blocks: ClassVar[tuple[int, ...]]
@@ -43,13 +50,8 @@ class ResNet3D18(_ResNet3D):
     """3D-ResNet-18 on 16 frames of 112 x 112 pixels: 33 235 280 parameters for 400 classes. Hara et al. 2018.
 
     arXiv 1711.09577. Weights are those of github.com/kenshohara/3D-ResNets-PyTorch. A clip has 256 x 2 x 7 x 7 features
-    in `layer3`; the linear head pools `layer4`, 512 x 1 x 4 x 4.
-
-    Attributes:
-        checkpoint: the authors' weights, or what `train` wrote.
-        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
-        shortcut: how blocks that add channels are bridged: B, a convolution, or A, zeros.
-        release: the authors' normalisation: 2018 (resnet-18-kinetics.pth, of type A) or 2020 (r3d18_K_200ep.pth, B).
+    in `layer3`; the linear head pools `layer4`, 512 x 1 x 4 x 4. The weights of 2018 have shortcuts of type A, those of
+    2020 of type B.
     """
 
     name: ClassVar[str] = "resnet3d_18"
@@ -62,7 +64,7 @@ class ResNet3D18(_ResNet3D):
 class ResNet3D34(ResNet3D18):
     """3D-ResNet-34: as 3D-ResNet-18, with 3, 4, 6 and 3 blocks: 63 544 912 parameters. Hara et al. 2018.
 
-    arXiv 1711.09577. It has the options and the layers of resnet3d_18.
+    arXiv 1711.09577. It has the layers of resnet3d_18.
     """
 
     name = "resnet3d_34"
@@ -76,12 +78,6 @@ class ResNet3D50(_ResNet3D):
     features in `layer3`; the linear head pools `layer4`, 2048 x 1 x 4 x 4. From 18 to 152 layers
     github.com/Tencent/MedicalNet says 32.99, 63.31, 46.21, 85.31 and 117.51 million: these for one input channel,
     without `fc`, and with the batch norms' statistics.
-
-    Attributes:
-        checkpoint: the authors' weights, or what `train` wrote.
-        classes_file: names of the checkpoint's classes, one a line, where it does not carry them.
-        shortcut: how blocks that add channels are bridged: B, a convolution, or A, zeros.
-        release: the authors' normalisation: 2018 (weights named resnet-50-kinetics.pth) or 2020 (r3d50_K_200ep.pth).
     """
 
     name = "resnet3d_50"
@@ -91,7 +87,7 @@ class ResNet3D50(_ResNet3D):
 class ResNet3D101(_ResNet3D):
     """3D-ResNet-101: as 3D-ResNet-50, with 23 blocks in `layer3`: 86 064 720 parameters. Hara et al. 2018.
 
-    arXiv 1711.09577. It has the options and the layers of resnet3d_50.
+    arXiv 1711.09577. It has the layers of resnet3d_50.
     """
 
     name = "resnet3d_101"
@@ -101,7 +97,7 @@ class ResNet3D101(_ResNet3D):
 class ResNet3D152(_ResNet3D):
     """3D-ResNet-152: as 3D-ResNet-50, with 8 and 36 blocks in the middle: 118 223 440 parameters. Hara et al. 2018.
 
-    arXiv 1711.09577. It has the options and the layers of resnet3d_50.
+    arXiv 1711.09577. It has the layers of resnet3d_50.
     """
 
     name = "resnet3d_152"
