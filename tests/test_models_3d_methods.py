@@ -9,8 +9,9 @@ from functools import lru_cache
 import pytest
 
 from vidattr_bench import plugins
+from vidattr_bench.applicability import applicability
 from vidattr_bench.fixtures import as_model, small_batch
-from vidattr_bench.method_checks import applicability, every_spec, quickly
+from vidattr_bench.method_checks import every_spec, quickly
 from vidattr_bench.model import ClipInput
 from vidattr_bench.models import c3d, densenet3d, i3d, mfnet3d, resnet3d
 
