@@ -72,6 +72,7 @@ class _Network(nn.Module):
         self.fc7, self.relu7 = nn.Linear(units, units), nn.ReLU()
         self.dropout7 = nn.Dropout()
         self.fc8 = nn.Linear(units, classes)
+        _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool1(self.relu1(self.conv1(x)))
@@ -86,3 +87,12 @@ class _Network(nn.Module):
 
 def _convolution(channels: int, out: int) -> nn.Conv3d:
     return nn.Conv3d(channels, out, 3, padding=1)
+
+
+def _initialise(net: nn.Module) -> None:
+    """Draw the weights for ReLUs (He et al. 2015, arXiv 1502.01852): torch's own fade over ten layers without norms."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv3d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
