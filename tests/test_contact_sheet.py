@@ -49,17 +49,5 @@ def test_strips_stand_side_by_side(methods, abreast, rows):
     page = pictures.contact_sheet(frames, maps, columns=2, abreast=abreast)
     one = pictures.strip(frames, dict(list(maps.items())[:rows]), columns=2)
     assert page.height == one.height
-    # Where half a percent of the voxels saturates, colours differ a little from those of the strip.
-    np.testing.assert_allclose(np.asarray(page)[:, : one.width], np.asarray(one), atol=12)
-
-
-def test_outliers_do_not_hide_the_others():
-    relevance = np.linspace(-1, 1, 5 * 8 * 10, dtype=np.float32).reshape(5, 8, 10)
-    relevance[0, 0, 0], relevance[-1, -1, -1] = -1000, 1000
-    shown = pictures.scaled(relevance, 0.005)
-    assert (shown.min(), shown.max()) == (0, 1)
-    assert shown[1].mean() < 0.4 < 0.6 < shown[3].mean()
-    assert pictures.scaled(relevance).std() < 0.1
-    peak = np.zeros((5, 8, 10))
-    peak[2, 3, 4] = 1
-    np.testing.assert_array_equal(pictures.scaled(peak, 0.005), peak)
+    rows_of_tiles = one.height - 60
+    np.testing.assert_array_equal(np.asarray(page)[:rows_of_tiles, :250], np.asarray(one)[:rows_of_tiles, :250])

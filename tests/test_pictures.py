@@ -1,12 +1,8 @@
-import hypothesis.extra.numpy as hnp
-import hypothesis.strategies as st
-import matplotlib as mpl
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from PIL import Image
 
-from vidattr_bench import pictures
+from vidattr_bench import colour_scale, pictures
 
 EVIL = "evil_\\input{x}<script>[bold]"
 T, H, W = 5, 24, 32
@@ -27,28 +23,6 @@ def tube():
     mask = np.zeros((T, H, W), dtype=bool)
     mask[1:4, 6:18, 8:28] = True
     return mask
-
-
-@given(hnp.arrays(np.float32, (3, 4, 5), elements=st.floats(-1e6, 1e6, width=32)), st.floats(0.01, 100))
-@settings(max_examples=30)
-def test_scaled_is_between_0_and_1_and_ignores_shift_and_scale(relevance, factor):
-    shown = pictures.scaled(relevance)
-    assert shown.min() == 0
-    assert shown.max() == (1 if np.ptp(relevance) > 0 else 0)
-    if np.ptp(relevance) > 1:
-        np.testing.assert_allclose(pictures.scaled(relevance * factor + 3), shown, atol=1e-3)
-
-
-def test_heat_is_half_frame_and_half_colour_map(frames):
-    shown = np.linspace(0, 1, T * H * W, dtype=np.float32).reshape(T, H, W)
-    colours = mpl.colormaps["turbo"](shown)[..., :3] * 255
-    np.testing.assert_allclose(2.0 * pictures.heat(frames, shown) - frames, colours, atol=1.01)
-
-
-def test_focus_has_opacity_from_20_to_255(frames):
-    np.testing.assert_array_equal(pictures.focus(frames, np.ones((T, H, W), np.float32)), frames)
-    faint = pictures.focus(frames, np.zeros((T, H, W), np.float32))
-    np.testing.assert_allclose(faint, frames * (20 / 255), atol=0.5)
 
 
 def test_frames_are_spread_evenly():
@@ -73,31 +47,68 @@ def test_outline_closes_at_the_edge_of_the_frame(frames):
     assert (outlined[:, :, [0, -1]] == 255).all()
 
 
-def tiles(sheet, row, n_rows, factor=4):
+def tiles(sheet, row, factor=4):
     """The tiles of a row of a sheet, cut out by the layout that the module declares."""
     h, w = H * factor, W * factor
     left = sheet.width - T * (w + pictures._GAP)
-    top = sheet.height - n_rows * (h + pictures._GAP)
-    y = top + row * (h + pictures._GAP)
+    y = pictures._FONT_SIZE + 2 * pictures._GAP + row * (h + pictures._GAP)
     pixels = np.asarray(sheet)
     return np.stack([pixels[y : y + h, left + at * (w + 4) : left + at * (w + 4) + w] for at in range(T)])
 
 
 def test_strip_has_the_clip_on_top_and_a_row_a_method(frames, relevance):
-    sheet = pictures.strip(frames, {"gradient": relevance, "constant": np.ones_like(relevance)})
+    sheet = pictures.strip(frames, {"clip": relevance, "constant": np.ones_like(relevance)})
     large = [Image.fromarray(frame).resize((4 * W, 4 * H), Image.Resampling.BICUBIC) for frame in frames]
     plain = np.stack([np.asarray(frame) for frame in large])
-    np.testing.assert_array_equal(tiles(sheet, 0, 3), plain)
-    np.testing.assert_array_equal(tiles(sheet, 2, 3), pictures.heat(plain, np.zeros(plain.shape[:3], np.float32)))
+    np.testing.assert_array_equal(tiles(sheet, 0), plain)
+    assert np.abs(tiles(sheet, 1).astype(int) - plain).mean() > 10
+    np.testing.assert_array_equal(tiles(sheet, 2), colour_scale.heat(plain, np.zeros(plain.shape[:3], np.float32)))
 
 
 def test_relevance_is_scaled_over_the_clip_not_over_the_frames_shown(frames):
     rising = np.broadcast_to(np.arange(T, dtype=np.float32)[:, None, None], (T, H, W))
     white = np.full_like(frames, 255)
     sheet = pictures.strip(white, {"rising": rising}, style="focus", columns=2)
-    pixels = np.asarray(sheet)[-20, -2 * (4 * W) :: 4 * W, 0]
+    y = pictures._FONT_SIZE + 2 * pictures._GAP + 4 * H + pictures._GAP + 20
+    pixels = np.asarray(sheet)[y, :, 0]
     assert pictures.evenly_spaced(T, 2) == [1, 3]
-    np.testing.assert_allclose(pixels, [20 + 235 * 0.25, 20 + 235 * 0.75], atol=1)
+    for share in (0.25, 0.75):
+        np.testing.assert_allclose(np.isclose(pixels, 20 + 235 * share, atol=1).sum(), 4 * W, atol=4)
+
+
+def legend(maps, tube=None, style="heat"):
+    """The pixels below the sheet of a strip: of the bar's first, middle and last column, and how high all is."""
+    frames = np.zeros((T, H, W, 3), np.uint8)
+    sheet = pictures.strip(frames, maps, tube, style=style)
+    below = pictures._FONT_SIZE + 2 * pictures._GAP + (1 + len(maps)) * (4 * H + pictures._GAP)
+    row = np.asarray(sheet)[below + pictures._GAP + pictures._BAR[1] // 2].astype(int)
+    left = pictures._FONT_SIZE
+    return row[left], row[left + pictures._BAR[0] // 2], row[left + pictures._BAR[0] - 1], sheet.height - below
+
+
+def test_the_bar_runs_from_blue_over_dark_to_red_only_where_a_map_is_negative(relevance):
+    low, zero, high, _ = legend({"magnitude": np.abs(relevance), "signed": relevance})
+    assert low[2] > low[0] + 20
+    assert high[0] > high[2] + 20
+    assert np.ptp(zero) < 10
+    assert zero.sum() < min(low.sum(), high.sum()) - 100
+    least, _, most, _ = legend({"magnitude": np.abs(relevance)})
+    np.testing.assert_allclose(least, zero, atol=3)
+    np.testing.assert_array_equal(most, high)
+    dark, _, light, _ = legend({"magnitude": np.abs(relevance)}, style="focus")
+    np.testing.assert_allclose([dark[0], light[0]], [pictures._GREY * 20 / 255, pictures._GREY], atol=1)
+
+
+def test_the_legend_explains_an_outline_where_there_is_one(relevance, tube):
+    plain = legend({"signed": relevance})[3]
+    assert legend({"signed": relevance}, tube)[3] > plain
+    assert legend({"signed": relevance}, np.zeros_like(tube))[3] == plain
+
+
+def test_maps_that_differ_by_a_factor_differ_in_what_is_said_of_their_range_alone(frames, relevance):
+    one, four = (pictures.strip(frames, {"gradient": factor * relevance}) for factor in (1, 4))
+    np.testing.assert_array_equal(tiles(one, 1), tiles(four, 1))
+    assert one.tobytes() != four.tobytes()
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 64), (112, 112), (300, 400)])
@@ -148,7 +159,17 @@ def test_film_shows_frame_heat_and_focus_side_by_side(tmp_path):
         assert film.n_frames == T
         film.seek(T - 1)
         pixels = np.asarray(film.convert("RGB")).astype(int)
-    panel = pixels.shape[1] // 3
-    red = np.array(mpl.colormaps["turbo"](1.0)[:3]) * 127.5 + 127.5
-    for at, colour in enumerate((np.full(3, 255), red, np.full(3, 255))):
-        np.testing.assert_allclose(pixels[40, at * panel + panel // 2], colour, atol=40)
+    panel = 6 * W + pictures._GAP
+    full = colour_scale.heat(white[:1], np.ones((1, H, W), np.float32))[0, 0, 0]
+    for at, colour in enumerate((np.full(3, 255), full, np.full(3, 255))):
+        np.testing.assert_allclose(pixels[80, pixels.shape[1] - (2 * (3 - at) - 1) * panel // 2], colour, atol=20)
+
+
+def test_frames_of_a_film_are_numbered(tmp_path):
+    still = np.full((T, H, W, 3), 255, np.uint8)
+    with Image.open(pictures.animation(still, np.zeros((T, H, W)), tmp_path / "film.gif", label="edges")) as film:
+        looks = []
+        for at in range(T):
+            film.seek(at)
+            looks.append(np.asarray(film.convert("L"))[: pictures._FONT_SIZE + 2 * pictures._GAP].tobytes())
+    assert len(set(looks)) == T
