@@ -437,6 +437,26 @@ def test_plots_of_two_runs_lie_apart(capsys, tmp_path, two_runs):
     assert len(list((tmp_path / "plots").glob("*/overview.png"))) == 2
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_kept_clips_are_drawn_with_the_chosen_methods_where_figures_go(run, tmp_path, elsewhere):
+    clip = run / "clips" / "c1"
+    (run / "maps" / "c1").mkdir(parents=True)
+    clip.mkdir(parents=True)
+    np.save(clip / "frames.npy", np.zeros((2, 8, 8, 3), np.uint8))
+    np.save(clip / "tubes.npy", np.zeros((2, 8, 8), bool))
+    for label in ("alpha", "beta"):
+        np.save(run / "maps" / "c1" / f"{label}.npy", np.ones((2, 8, 8), np.float32))
+    options = ["--output", str(tmp_path / "figures")] if elsewhere else []
+    assert main(["plot", str(run), "--kind", "clips", "--methods", "beta", *options]) == 0
+    folder = tmp_path / "figures" / "clips" / "c1" if elsewhere else clip
+    assert {path.name for path in folder.iterdir()} - {"frames.npy", "tubes.npy"} == {
+        "heat.png",
+        "focus.png",
+        "film-beta.mp4",
+    }
+    assert (clip / "heat.png").exists() != elsewhere
+
+
 def test_a_terminal_shows_the_first_of_every_family_where_metrics_are_many():
     metrics = {
         f"m{at}": {

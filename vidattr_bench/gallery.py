@@ -127,9 +127,9 @@ class _Exhibit:
         return agreement.draw_reliability(self.scores, self.metrics, self.facts, self.folder)
 
     def clips(self) -> list[Path]:
-        """Pictures of the kept clips, which lie in the run's own folder."""
+        """Pictures of the kept clips, in `clips/` of the run where its figures lie in `plots/`."""
         is_own = self.folder == self.results.folder / "plots"
-        return report.draw_clips(self.results) if is_own else []
+        return report.draw_clips(self.results, self.methods, None if is_own else self.folder / "clips")
 
     def _of_methods(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows[rows["method"].isin(self.methods)]
@@ -149,6 +149,6 @@ KINDS: dict[str, tuple[Callable[[_Exhibit], list[Path]], str]] = {
     "correlation": (_Exhibit.correlation, "three informed methods with values on two metrics that have a direction"),
     "cost": (_Exhibit.cost, "methods that call the network, with values and costs"),
     "reliability": (_Exhibit.reliability, "three informed methods on a metric that has a direction, in two groups"),
-    "clips": (_Exhibit.clips, "clips that the run kept (--pictures), and no --output"),
+    "clips": (_Exhibit.clips, "clips that the run kept (--pictures)"),
 }
 """What `--kind` names: how it is drawn, and what it takes."""

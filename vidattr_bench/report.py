@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -211,15 +211,19 @@ def draw(results: Results) -> list[Path]:
     return drawn + draw_clips(results)
 
 
-def draw_clips(results: Results) -> list[Path]:
-    """Draw the kept clips into their folders; returns the files."""
+def draw_clips(results: Results, methods: Collection[str] = (), folder: Path | None = None) -> list[Path]:
+    """Draw the kept clips with the maps of `methods`, by default all, into a subfolder of `folder` each.
+
+    By default that is `clips/` of the run. Returns the files.
+    """
     clips = sorted(path.parent for path in (results.folder / "clips").glob("*/frames.npy"))
-    labels = list(results.facts.get("methods", {}))
-    return [path for clip in clips for path in _draw_clip(results.store, clip, labels)]
+    labels = [label for label in results.facts.get("methods", {}) if not methods or label in methods]
+    target = folder or results.folder / "clips"
+    return [path for clip in clips for path in _draw_clip(results.store, clip, labels, target / clip.name)]
 
 
-def _draw_clip(store: Store, folder: Path, labels: list[str]) -> list[Path]:
-    frames, tubes = (np.load(folder / name, allow_pickle=False) for name in ("frames.npy", "tubes.npy"))
-    files = {label: store.folder / "maps" / folder.name / f"{slug(label)}.npy" for label in labels}
+def _draw_clip(store: Store, clip: Path, labels: Sequence[str], folder: Path) -> list[Path]:
+    frames, tubes = (np.load(clip / name, allow_pickle=False) for name in ("frames.npy", "tubes.npy"))
+    files = {label: store.folder / "maps" / clip.name / f"{slug(label)}.npy" for label in labels}
     maps = {label: np.load(path, allow_pickle=False) for label, path in files.items() if path.is_file()}
     return pictures.draw_clip(folder, frames, maps, tubes)
