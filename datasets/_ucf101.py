@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidattr_bench.errors import DataError
+from vidattr_bench.errors import DataError, InconsistentError
 
 # The classes with action tubes, in the order of their labels there.
 # fmt: off
@@ -119,8 +120,8 @@ def read_list(path: Path, classes: tuple[str, ...]) -> list[Entry]:
     by_name = {name.casefold(): name for name in classes}
     entries = []
     for number, line in enumerate(_lines(path), start=1):
-        parts = PurePosixPath(line.split()[0]).parts
-        clip = PurePosixPath(parts[-1]).stem
+        parts = line.split()[0].split("/")
+        clip = parts[-1].rpartition(".")[0] or parts[-1]
         if len(parts) != 2 or parts[0].casefold() not in by_name or not _NAME.fullmatch(clip):
             raise DataError(
                 f"{path}:{number}: {line!r} is not <Class>/v_<Class>_gNN_cNN.avi of a class in classInd.txt"
@@ -138,38 +139,31 @@ def _lines(path: Path) -> list[str]:
 def find_clips(root: Path, classes: tuple[str, ...]) -> dict[str, Path]:
     """Every clip below the class folders of `root`, by name in lower case; a list never becomes a path."""
     known = {name.casefold() for name in classes}
-    found: dict[str, Path] = {}
+    found: dict[str, tuple[int, Path]] = {}
     for folder in (root / name for name in _CLIP_FOLDERS):
-        for path in _clips_below(folder, known):
-            name = _clip_name(path)
-            if name not in found or _rank(path) < _rank(found[name]):
-                found[name] = path
-    return found
+        for name, rank, path in _clips_below(folder, known):
+            if name not in found or rank < found[name][0]:
+                found[name] = rank, path
+    return {name: path for name, (_, path) in found.items()}
 
 
-def _clips_below(folder: Path, known: set[str]) -> Iterator[Path]:
-    if not folder.is_dir():
-        return
-    for class_folder in sorted(folder.iterdir()):
+def _clips_below(folder: Path, known: set[str]) -> Iterator[tuple[str, int, Path]]:
+    """Names in lower case, ranks of their forms, and paths."""
+    for class_folder in _sorted(folder):
         if class_folder.name.casefold() in known and class_folder.is_dir():
-            clips = (path for path in class_folder.iterdir() if _form(path) in _FORMS)
-            yield from sorted(path for path in clips if _NAME.fullmatch(_stem(path)))
+            for entry in _sorted(class_folder):
+                stem, _, suffix = entry.name.rpartition(".")
+                name, form = (entry.name, "folder") if entry.is_dir() else (stem, f".{suffix.lower()}")
+                if form in _FORMS and _NAME.fullmatch(name):
+                    yield name.casefold(), _FORMS.index(form), Path(entry.path)
 
 
-def _form(path: Path) -> str:
-    return "folder" if path.is_dir() else path.suffix.lower()
-
-
-def _stem(path: Path) -> str:
-    return path.name if path.is_dir() else path.stem
-
-
-def _clip_name(path: Path) -> str:
-    return _stem(path).casefold()
-
-
-def _rank(path: Path) -> int:
-    return _FORMS.index(_form(path))
+def _sorted(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    """What a folder holds, by name; the system tells kinds along with names, a question less for each of the clips."""
+    if not Path(folder).is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def read_tubes(path: Path, classes: tuple[str, ...] = TUBE_CLASSES) -> Mapping[str, Annotation]:
@@ -254,7 +248,7 @@ def boxes_in(tube: RawTube, size: tuple[int, int], clip: str) -> Tensor:
     # Most boxes are uint8: x + w would wrap at 256.
     raw = torch.from_numpy(np.asarray(tube.boxes).astype(np.float64)).reshape(-1, 4)
     if len(raw) != tube.last - tube.first + 1 or tube.first < 1:
-        raise DataError(f"{where} has {len(raw)} boxes; correct the annotation")
+        raise InconsistentError(f"{where} has {len(raw)} boxes; correct the annotation")
     corner = raw[:, :2] - 1
     height, width = FRAME
     limit = torch.tensor([width, height] * 2, dtype=torch.float64)
@@ -262,7 +256,7 @@ def boxes_in(tube: RawTube, size: tuple[int, int], clip: str) -> Tensor:
     empty = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
     if empty.any():
         first = tube.first + int(empty.nonzero()[0])
-        raise DataError(
+        raise InconsistentError(
             f"{where} lies outside the {width}x{height} frame in frame {first} (x, y, w, h = "
             f"{raw[first - tube.first].tolist()}); correct the annotation"
         )

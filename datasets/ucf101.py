@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
-from vidattr_bench.clip import Clip, Tube
+from vidattr_bench.clip import Clip, Tube, Unreadable, VideoTruth
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
-from vidattr_bench.errors import DataError, did_you_mean
+from vidattr_bench.errors import DataError, InconsistentError, did_you_mean
 from vidattr_bench.transform import Sampled, fit_boxes, sample_clip
 from vidattr_bench.video import frame_count
 
 from ._ucf101 import (
+    FRAME,
     Annotation,
     Entry,
     RawTube,
@@ -95,12 +96,31 @@ class UCF101(ClipDataModule):
         """Listed clips that are not on disk."""
         return [entry.clip for entry in self._entries if entry.clip.casefold() not in self._clips]
 
+    def truths(self) -> Iterator[VideoTruth | Unreadable]:
+        """The tubes of the listed clips that have any, in the 320 x 240 frame in which they were drawn."""
+        labels = {name: i for i, name in enumerate(self.classes)}
+        for entry in self._entries:
+            annotation = self._annotations.get(entry.clip.casefold())
+            if annotation is None:
+                continue
+            try:
+                tubes = tuple(self._whole_tube(entry.clip, raw, annotation.frames) for raw in annotation.tubes)
+            except DataError as error:
+                yield Unreadable(entry.clip, f"{self._tube_file}: {error}", inconsistent=True)
+                continue
+            yield VideoTruth(entry.clip, entry.group, labels[entry.label], annotation.frames, FRAME, tubes)
+
+    def _whole_tube(self, clip: str, raw: RawTube, frames: int) -> Tube:
+        if raw.last > frames:
+            raise InconsistentError(f"{clip}: a tube ends in frame {raw.last} of {frames}; correct the annotation")
+        return Tube(self._label(raw.label), raw.first - 1, boxes_in(raw, FRAME, clip))
+
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; raises `DataError` too where the annotation was made on another number of frames."""
         path = self._clips[ref.id.casefold()]
         annotation, total = self._annotations.get(ref.id.casefold()), frame_count(path)
         if annotation is not None and annotation.frames != total:
-            raise DataError(
+            raise InconsistentError(
                 f"{path}: decodes to {total} frames, but its tubes in {self._tube_file} were drawn on "
                 f"{annotation.frames} and would lie on wrong ones; use the original video, or extract every frame of it"
             )

@@ -68,10 +68,38 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
-    """A clip that could not be decoded: its cells fail with this reason, the others' do not."""
+    """A clip that could not be decoded: its cells fail with this reason, the others' do not.
+
+    Attributes:
+        id: unique name within the data set.
+        reason: what is wrong, and the remedy.
+        inconsistent: the video and its annotation do not fit together; else the video itself is at fault.
+    """
 
     id: str
     reason: str
+    inconsistent: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoTruth:
+    """What an annotation tells of one whole video, whether it is on disk or not.
+
+    Attributes:
+        id: unique name within the data set.
+        group: the source the video was cut from.
+        label: index of the class, or None where it has none.
+        frames: number of frames of the video.
+        size: height and width of the frames that the boxes were drawn in.
+        tubes: over the frames of the video, 0-based, in pixels of `size`.
+    """
+
+    id: str
+    group: str
+    label: int | None
+    frames: int
+    size: tuple[int, int]
+    tubes: tuple[Tube, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vidattr_bench.clip import Batch, Clip, Unreadable, collate
-from vidattr_bench.errors import DataError
+from vidattr_bench.clip import Batch, Clip, Unreadable, VideoTruth, collate
+from vidattr_bench.errors import DataError, InconsistentError
 from vidattr_bench.model import ClipInput
 from vidattr_bench.randomness import generator
 
@@ -110,6 +110,14 @@ class ClipDataModule(LightningDataModule):
         """Ids of clips that the split lists but that are not on disk."""
         return []
 
+    def truths(self) -> Iterator[VideoTruth | Unreadable] | None:
+        """What the annotation tells of the split's clips, on disk or not, without decoding one.
+
+        A clip without annotation is left out, one whose annotation makes no sense is unreadable; None where this data
+        set cannot tell without decoding.
+        """
+        return None
+
     def fingerprint(self) -> str:
         """A hash of what the clips are made from: file sizes and annotations; equal hashes mean equal data."""
         return ""
@@ -137,7 +145,8 @@ class ClipDataModule(LightningDataModule):
                 clips.append(self._checked(ref, self.load(ref)))
             except Exception as error:
                 known = isinstance(error, DataError)
-                unreadable.append(Unreadable(ref.id, str(error) if known else f"{type(error).__name__}: {error}"))
+                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                unreadable.append(Unreadable(ref.id, reason, isinstance(error, InconsistentError)))
         return Work(number, collate(clips) if clips else None, tuple(unreadable))
 
     def _checked(self, ref: ClipRef, clip: Clip) -> Clip:

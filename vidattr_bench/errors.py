@@ -16,6 +16,10 @@ class DataError(UserError):
     """A data set, annotation or video that is missing, empty, damaged or not what its name says."""
 
 
+class InconsistentError(DataError):
+    """An annotation that does not fit its video, or itself: the data may all be there, but cannot be used together."""
+
+
 class ModelError(UserError):
     """A network or checkpoint that cannot be used for this data set."""
 
