@@ -66,6 +66,7 @@ def _build() -> tuple[_Parser, dict[str, _Parser]]:
         "run": group.add_parser("run", help="explain and score clips, then show the table"),
         "list": group.add_parser("list", help="what methods, metrics, data sets and models there are"),
         "sheet": group.add_parser("sheet", help="draw the maps of all methods on a few clips, without scoring them"),
+        "check-data": group.add_parser("check-data", help="what of a data set is missing, corrupt or unannotated"),
         "train": group.add_parser("train", help="train a network on a data set"),
         "table": group.add_parser("table", help="print and write the tables of a run again"),
         "plot": group.add_parser("plot", help="draw the plots and pictures of a run again"),
@@ -75,6 +76,7 @@ def _build() -> tuple[_Parser, dict[str, _Parser]]:
     _run_options(commands["run"])
     _sheet_options(commands["sheet"])
     _list_options(commands["list"])
+    _check_data_options(commands["check-data"])
     _train_options(commands["train"])
     _table_options(commands["table"])
     _plot_options(commands["plot"])
@@ -132,6 +134,17 @@ def _sheet_options(parser: _Parser) -> None:
     add("--seed", type=int, metavar="N", help="seed of every draw")
     add("--output", type=Path, metavar="DIR", required=True, help="folder for a PNG a clip")
     parser.set_defaults(call=_sheet)
+
+
+def _check_data_options(parser: _Parser) -> None:
+    parser.epilog = "exit status: 0 every listed clip is usable, 1 some are not, 2 none is"
+    add = parser.add_argument
+    add("dataset", metavar="SPEC", help="data set, as ucf101:root=DIR,split=1")
+    add("--decode", action="store_true", help="decode every clip (minutes to hours); else only what listing shows")
+    add("--workers", type=int, metavar="N", default=0, help="processes that decode (default: 0, in the main one)")
+    add("--controls", action="store_true", help="pointing game of centre, random and oracle, from the annotation alone")
+    add("--format", choices=("text", "json"), default="text")
+    parser.set_defaults(call=_check_data)
 
 
 def _table_options(parser: _Parser) -> None:
@@ -228,6 +241,17 @@ def _list(arguments: argparse.Namespace) -> int:
 
     print(listing.render(arguments.kind, arguments.format))
     return OK
+
+
+def _check_data(arguments: argparse.Namespace) -> int:
+    from vidattr_bench import check_data, plugins
+
+    data = plugins.create("datasets", arguments.dataset)
+    report = check_data.check(data, arguments.dataset, decode=arguments.decode, workers=arguments.workers)
+    if arguments.controls:
+        report = check_data.with_controls(report, data)
+    check_data.show(report, _console(), arguments.format)
+    return report.status
 
 
 def _train(arguments: argparse.Namespace) -> int:
