@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,8 @@ from torch import Tensor
 
 from vidattr_bench.errors import DataError, InconsistentError
 
+from ._clip_folders import clips_below
+
 # The classes with action tubes, in the order of their labels there.
 # fmt: off
 TUBE_CLASSES = (
@@ -31,8 +32,6 @@ TUBE_CLASSES = (
 FRAME = (240, 320)  # height and width in which the boxes were drawn
 
 _CLIP_FOLDERS = ("UCF-101", "UCF101", "videos", "rgb-images", "frames", "jpegs_256", ".")
-# Where a clip is there several times, the form nearest to the original wins; a GIF is dithered.
-_FORMS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", "folder", ".gif")
 _SPLIT_FOLDERS = (
     "splits",
     "ucfTrainTestlist",
@@ -138,32 +137,7 @@ def _lines(path: Path) -> list[str]:
 
 def find_clips(root: Path, classes: tuple[str, ...]) -> dict[str, Path]:
     """Every clip below the class folders of `root`, by name in lower case; a list never becomes a path."""
-    known = {name.casefold() for name in classes}
-    found: dict[str, tuple[int, Path]] = {}
-    for folder in (root / name for name in _CLIP_FOLDERS):
-        for name, rank, path in _clips_below(folder, known):
-            if name not in found or rank < found[name][0]:
-                found[name] = rank, path
-    return {name: path for name, (_, path) in found.items()}
-
-
-def _clips_below(folder: Path, known: set[str]) -> Iterator[tuple[str, int, Path]]:
-    """Names in lower case, ranks of their forms, and paths."""
-    for class_folder in _sorted(folder):
-        if class_folder.name.casefold() in known and class_folder.is_dir():
-            for entry in _sorted(class_folder):
-                stem, _, suffix = entry.name.rpartition(".")
-                name, form = (entry.name, "folder") if entry.is_dir() else (stem, f".{suffix.lower()}")
-                if form in _FORMS and _NAME.fullmatch(name):
-                    yield name.casefold(), _FORMS.index(form), Path(entry.path)
-
-
-def _sorted(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
-    """What a folder holds, by name; the system tells kinds along with names, a question less for each of the clips."""
-    if not Path(folder).is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+    return clips_below((root / name for name in _CLIP_FOLDERS), classes, lambda name: _NAME.fullmatch(name) is not None)
 
 
 def read_tubes(path: Path, classes: tuple[str, ...] = TUBE_CLASSES) -> Mapping[str, Annotation]:

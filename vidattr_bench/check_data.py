@@ -11,8 +11,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
-from vidattr_bench.clip import Unreadable, VideoTruth
+from vidattr_bench.clip import Tube, Unreadable, VideoTruth
 from vidattr_bench.datamodule import ClipDataModule, ClipRef, Work
 from vidattr_bench.errors import DataError, UserError
 from vidattr_bench.pointing_controls import GRID, Control, controls
@@ -207,7 +208,7 @@ def count(truths: Sequence[VideoTruth]) -> Annotation:
         groups=len({truth.group for truth in truths}),
         several=sum(len(truth.tubes) > 1 for truth in truths),
         tubes=sum(len(truth.tubes) for truth in truths),
-        boxes=sum(len(tube.boxes) for truth in truths for tube in truth.tubes),
+        boxes=sum(int(_visible(tube).sum()) for truth in truths for tube in truth.tubes),
         frames=sum(truth.frames for truth in truths),
         tube_frames=sum(_tube_frames(truth) for truth in truths),
     )
@@ -216,8 +217,13 @@ def count(truths: Sequence[VideoTruth]) -> Annotation:
 def _tube_frames(truth: VideoTruth) -> int:
     inside = torch.zeros(truth.frames, dtype=torch.bool)
     for tube in truth.tubes:
-        inside[tube.start : tube.start + len(tube.boxes)] = True
+        inside[tube.start : tube.start + len(tube.boxes)] |= _visible(tube)
     return int(inside.sum())
+
+
+def _visible(tube: Tube) -> Tensor:
+    """Bool (n,): whether the box of a frame is not empty."""
+    return (tube.boxes[:, 2:] > tube.boxes[:, :2]).all(1)
 
 
 def with_controls(report: DataReport, data: ClipDataModule) -> DataReport:

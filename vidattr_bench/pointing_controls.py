@@ -54,8 +54,8 @@ def controls(truths: Iterable[VideoTruth], wanted: ClipInput) -> Iterator[Contro
                     "random": near.double().mean(1),
                     "oracle": pointing_hits((rows == 0).float(), near),
                 }
-                for name, values in found.items():
-                    hits.setdefault((name, kind), []).append((truth.label, values))
+                for name, shares in found.items():
+                    hits.setdefault((name, kind), []).append((truth.label, shares))
     for (name, kind), values in hits.items():
         yield Control(name, kind, *_means(values))
 
