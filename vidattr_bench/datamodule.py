@@ -59,6 +59,7 @@ class ClipDataModule(LightningDataModule):
         length, stride, anchor, size, resize, crop, interpolation: override what the model asks for; see `ClipInput`.
     """
 
+    plugin_kind: ClassVar[str] = "datasets"
     reference: ClassVar[str] = ""
 
     part: str = "test"
