@@ -1,0 +1,90 @@
+"""Which two clips are joined: pairs that share no source with other pairs and tell nothing by their order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from vidattr_bench.datamodule import ClipRef
+from vidattr_bench.errors import DataError
+from vidattr_bench.randomness import derive
+
+Members = list[ClipRef]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two clips to be joined, of which the target's label is asked for.
+
+    Attributes:
+        target, partner: clips of different classes and of different groups.
+        target_first: whether the target is the first half.
+        group: the sources that this pair and its kin come from; pairs of different groups share none.
+    """
+
+    target: ClipRef
+    partner: ClipRef
+    target_first: bool
+    group: str
+
+    @property
+    def ref(self) -> ClipRef:
+        """The joined clip: its id names the target first, wherever it lies."""
+        return ClipRef(f"{self.target.id}+{self.partner.id}", self.group, self.target.label)
+
+
+def join(refs: Sequence[ClipRef], seed: int) -> list[Pair]:
+    """A pair for every labelled clip that has a partner, in the order of the clips.
+
+    Raises:
+        DataError: there are no two clips of different classes and groups.
+    """
+    found = {pair.target.id: pair for clips in _matched(refs, seed) for pair in _joined(clips, seed)}
+    if not found:
+        raise DataError(
+            f"the {len(refs)} clips hold no two of different classes and groups that could be joined; give more of them"
+        )
+    return [found[ref.id] for ref in refs if ref.id in found]
+
+
+def _matched(refs: Sequence[ClipRef], seed: int) -> list[list[Members]]:
+    """The groups two by two, in a random order; those left over, which are all of one class, join such twos."""
+    groups: dict[str, Members] = {}
+    for ref in sorted(refs, key=lambda ref: derive(seed, "clip", ref.id)):
+        if ref.label is not None:
+            groups.setdefault(ref.group, []).append(ref)
+    matched: list[list[Members]] = []
+    waiting: list[Members] = []  # groups that no two of can be matched: all their clips have one label
+    for name in sorted(groups, key=lambda name: derive(seed, "group", name)):
+        members = groups[name]
+        if waiting and len(_labels(waiting[-1]) | _labels(members)) > 1:
+            matched.append([waiting.pop(), members])
+        else:
+            waiting.append(members)
+    for i, members in enumerate(waiting):
+        if matched:
+            matched[i % len(matched)].append(members)
+    return matched
+
+
+def _labels(members: Members) -> set[int | None]:
+    return {ref.label for ref in members}
+
+
+def _joined(clips: list[Members], seed: int) -> Iterator[Pair]:
+    """The pairs of two matched groups, and of those that joined them."""
+    first, second, *others = clips
+    group = " + ".join(sorted({ref.group for members in clips for ref in members}))
+    sides = [(first, second), (second, first), *((other, [*first, *second]) for other in others)]
+    for members, candidates in sides:
+        for i, target in enumerate(members):
+            partners = [ref for ref in candidates if ref.label != target.label]
+            if partners:
+                partner = partners[i % len(partners)]
+                yield Pair(target, partner, _is_first(target.id, partner.id, seed), group)
+
+
+def _is_first(target: str, partner: str, seed: int) -> bool:
+    """A coin that does not know which of the two is the target."""
+    low, high = sorted([target, partner])
+    return target == (low, high)[derive(seed, "order", low, high) % 2]
