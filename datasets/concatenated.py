@@ -27,12 +27,12 @@ class Concatenated(ClipDataModule):
     """Two clips of different classes joined in time or in space, from any data set: truth without boxes.
 
     A map for the label of one of the two should lie on its half. The joined clip has the size that the model wants: in
-    time, each member is sampled to half of the frames; in space, each is prepared as for the model and then squeezed
-    to half of the width or height. The truth is that half, whole, in every frame that it has: 1/2 of the clip, so that
-    a map that knows nothing scores 1/2 in the share of relevance inside and in the area under the ROC curve, 1/2 and
-    what its tolerance adds in the pointing game, and 1/3 in the IoU with as many voxels. With axis=time a box fills its frame: what
-    compares places within one frame is undefined, and what compares frames is what to read; in space it is the other
-    way round. Of a network that answers one class a clip, the prediction is often the partner's, rightly so.
+    time, each member is sampled to half of the frames; in space, each is prepared as for the model and then squeezed to
+    half of the width or height. The truth is that half, whole, in every frame that it has: 1/2 of the clip, so that a
+    map that knows nothing scores 1/2 in the share of relevance inside and in the area under the ROC curve, 1/2 and what
+    its tolerance adds in the pointing game, and 1/3 in the IoU with as many voxels. With axis=time a box fills its
+    frame: what compares places within one frame is undefined, and what compares frames is what to read; in space it is
+    the other way round. Of a network that answers one class a clip, the prediction is often the partner's, rightly so.
 
     Every labelled clip of the data set is the target of one joined clip. Groups are matched in pairs, in an order drawn
     from the seed, and members come from the two groups of a pair (of three, where one is left over): such a pair is
