@@ -30,6 +30,7 @@ LAYOUTS = {
     "ordered": lambda: make_net().state_dict(),
     "state_dict": lambda: {"state_dict": prefixed(""), "class_names": NAMES, "epoch": 3},
     "model_state_dict": lambda: {"model_state_dict": prefixed(""), "class_names": NAMES, "epoch": 3},
+    "pytorchvideo": lambda: {"model_state": prefixed(""), "class_names": NAMES, "epoch": 3},
     "model": lambda: {"model": prefixed(""), "class_names": NAMES, "epoch": 3},
     "data parallel": lambda: {"state_dict": prefixed("module."), "class_names": NAMES, "epoch": 3},
     "lightning net": lambda: {"state_dict": prefixed("net."), "class_names": NAMES, "epoch": 3},

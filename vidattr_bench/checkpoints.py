@@ -17,7 +17,7 @@ from vidattr_bench.errors import ModelError
 from vidattr_bench.model import ClipInput, ModelEntry, VideoModel
 
 _KEY = "vidattr_bench"
-_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+_STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model")
 # What DataParallel, torch.compile and Lightning modules put in front of every name.
 _WRAPPERS = ("module.", "_orig_mod.", "net.", "model.")
 _Value = TypeVar("_Value")
@@ -69,8 +69,8 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights in a checkpoint, and what else it carries: class names, epoch, hyper-parameters.
 
     Reads safetensors files, and PyTorch files with a state dict, bare or under `state_dict` (Lightning),
-    `model_state_dict` or `model`; prefixes of DataParallel, torch.compile and Lightning are taken off. No code in the
-    file is run.
+    `model_state_dict`, `model_state` (PyTorchVideo) or `model`; prefixes of DataParallel, torch.compile and Lightning
+    are taken off. No code in the file is run.
 
     Raises:
         ModelError: the file is missing, empty, a folder, damaged, would run code, or holds no weights.
