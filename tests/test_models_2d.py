@@ -1,5 +1,6 @@
 """Networks on frames and on two pathways: what they compute from their authors' weights, and what they are fed."""
 
+import math
 import re
 
 import pytest
@@ -11,7 +12,7 @@ from vidattr_bench import plugins
 from vidattr_bench.errors import ModelError, NotApplicableError
 from vidattr_bench.fixtures import as_model
 from vidattr_bench.model import ClipInput
-from vidattr_bench.models import r50_lstm, slowfast, tsn, x3d
+from vidattr_bench.models import r50_lstm, slowfast, tsn, videomae, x3d
 
 BLOCKS = (2, 1, 2, 1)
 # The same networks with fewer channels and blocks, and a clip on which nothing comes out even.
@@ -21,6 +22,7 @@ THIN = {
     "r50_lstm": (lambda: r50_lstm._Network(5, False, BLOCKS, width=4, units=(12, 10, 6)), (7, 49, 60)),
     "slowfast": (lambda: slowfast._Network(5, BLOCKS, width=16), (20, 49, 60)),
     "x3d": (lambda: x3d._Network(5, (1, 2, 3, 1), (8, 8, 16, 24, 32), units=20), (7, 49, 60)),
+    "videomae": (lambda: videomae._Network(5, depth=3, width=24, heads=4), (6, 32, 48)),
 }
 # At the clip that each declares: the volumes of the feature layer and of others that a map may be asked of.
 LAYERS = {
@@ -35,6 +37,7 @@ LAYERS = {
     },
     "x3d_s": {"blocks.5.pool.pre_act": (432, 13, 5, 5), "blocks.4": (192, 13, 5, 5)},
     "x3d_m": {"blocks.5.pool.pre_act": (432, 16, 7, 7), "blocks.4": (192, 16, 7, 7)},
+    "videomae_b": {"volume": (768, 8, 14, 14), "videomae.embeddings": (768, 8, 14, 14)},
 }
 
 
@@ -157,8 +160,34 @@ def x3d_logits(s, x):
     return linear(s, "blocks.5.proj", x.flatten(1))
 
 
+def videomae_logits(s, x):
+    """Attention written out, and a table of positions as the authors fill it, entry by entry."""
+
+    def layer_norm(name, x, eps=1e-12):
+        return F.layer_norm(x, x.shape[-1:], s[f"{name}.weight"], s[f"{name}.bias"], eps)
+
+    patches = "videomae.embeddings.patch_embeddings.projection"
+    x = F.conv3d(x, s[f"{patches}.weight"], s[f"{patches}.bias"], (2, 16, 16)).flatten(2).mT
+    n, width = x.shape[1:]
+    angles = [[i / 10000 ** (2 * (j // 2) / width) for j in range(width)] for i in range(n)]
+    x = x + torch.tensor([[math.cos(a) if j % 2 else math.sin(a) for j, a in enumerate(row)] for row in angles])
+    for b in blocks(s, r"videomae\.encoder\.layer\.\d+"):
+        y = layer_norm(f"{b}.layernorm_before", x)
+        heads = []
+        for part in range(4):
+            query, key, value = (
+                linear(s, f"{b}.attention.attention.{name}", y)[..., part * width // 4 : (part + 1) * width // 4]
+                for name in ("query", "key", "value")
+            )
+            heads.append((query @ key.mT / (width // 4) ** 0.5).softmax(-1) @ value)
+        x = x + linear(s, f"{b}.attention.output.dense", torch.cat(heads, -1))
+        y = F.gelu(linear(s, f"{b}.intermediate.dense", layer_norm(f"{b}.layernorm_after", x)))
+        x = x + linear(s, f"{b}.output.dense", y)
+    return linear(s, "classifier", layer_norm("fc_norm", x.mean(1), 1e-5))
+
+
 REFERENCES = {"tsn": tsn_logits, "tsm": tsn_logits, "r50_lstm": r50_lstm_logits}
-REFERENCES |= {"slowfast": slowfast_logits, "x3d": x3d_logits}
+REFERENCES |= {"slowfast": slowfast_logits, "x3d": x3d_logits, "videomae": videomae_logits}
 
 
 def clips(size, n=2):
@@ -177,6 +206,7 @@ def test_it_computes_what_the_authors_code_does(name):
     for module in model.net.modules():
         if isinstance(module, nn.BatchNorm3d):
             module.running_mean.uniform_(-0.2, 0.2)
+        if isinstance(getattr(module, "bias", None), nn.Parameter):
             module.bias.data.uniform_(-0.2, 0.2)
     logits = model.net(clips(size))
     expected = REFERENCES[name](model.net.state_dict(), clips(size))
@@ -207,6 +237,7 @@ def test_layers_have_the_published_sizes(name):
 
 # `base_model` puts out what its `layer4` does.
 POOLED = {"tsn": "base_model", "tsm": "base_model", "slowfast": "blocks.5", "r50_lstm": None, "x3d": None}
+POOLED["videomae"] = None
 
 
 @pytest.mark.parametrize(("name", "pooled"), POOLED.items())
@@ -254,8 +285,22 @@ def test_pixels_are_normalised_as_the_authors_do(name):
         "r5": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
         "sl": ((0.45,) * 3, (0.225,) * 3),
         "x3": ((0.45,) * 3, (0.225,) * 3),
+        "vi": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     }[name[:2]]
     assert (entry.mean, entry.std) == published
+
+
+def test_hugging_faces_own_network_computes_the_same():
+    transformers = pytest.importorskip("transformers", reason="compares with transformers' VideoMAE")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
+    config = transformers.VideoMAEConfig(image_size=32, num_frames=6, num_labels=5, **sizes)
+    theirs = transformers.VideoMAEForVideoClassification(config).eval()
+    model, _ = thin("videomae")
+    state = plugins.create("models", "videomae_b").adapted(theirs.state_dict())
+    model.net.load_state_dict({name: tensor.normal_(std=0.3) for name, tensor in state.items()})
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)))
+    x = clips((6, 32, 32))
+    torch.testing.assert_close(model.net(x), theirs(x.transpose(1, 2)).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_segments_and_dense_sampling_are_options():

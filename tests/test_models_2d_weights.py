@@ -2,7 +2,8 @@
 
 Sources: temporal-shift-module (ops/models.py, ops/temporal_shift.py, and torchvision's ResNet-50 inside),
 Spatio-Temporal-Perturbations-for-Video-Attribution (model_def/r50lstm.py), pytorchvideo (models/slowfast.py,
-models/x3d.py, models/head.py, models/resnet.py; fvcore's squeeze_excitation.py).
+models/x3d.py, models/head.py, models/resnet.py; fvcore's squeeze_excitation.py), transformers
+(models/videomae/modeling_videomae.py, before and after its biases of queries and values were renamed).
 """
 
 import math
@@ -105,6 +106,21 @@ def x3d():
     return {**shapes, "blocks.5.pool.post_conv.weight": (2048, 432, 1, 1, 1), **linear("blocks.5.proj", 400, 2048)}
 
 
+def videomae(query="query.bias", value="value.bias"):
+    shapes = {"videomae.embeddings.patch_embeddings.projection.weight": (768, 3, 2, 16, 16)}
+    shapes |= {"videomae.embeddings.patch_embeddings.projection.bias": (768,)}
+    for i in range(12):
+        layer = f"videomae.encoder.layer.{i}"
+        attention = f"{layer}.attention.attention"
+        shapes |= {f"{attention}.{name}.weight": (768, 768) for name in ("query", "key", "value")}
+        shapes |= {f"{attention}.{query}": (768,), f"{attention}.{value}": (768,)}
+        shapes |= {**linear(f"{layer}.attention.output.dense", 768, 768)}
+        shapes |= {**linear(f"{layer}.intermediate.dense", 3072, 768), **linear(f"{layer}.output.dense", 768, 3072)}
+        for name in ("layernorm_before", "layernorm_after"):
+            shapes |= {f"{layer}.{name}.weight": (768,), f"{layer}.{name}.bias": (768,)}
+    return {**shapes, "fc_norm.weight": (768,), "fc_norm.bias": (768,), **linear("classifier", 400, 768)}
+
+
 PUBLISHED = {
     "tsn_r50": segments(),
     "tsm_r50": segments(first=".net"),
@@ -112,6 +128,7 @@ PUBLISHED = {
     "slowfast_r50": slowfast(),
     "x3d_s": x3d(),
     "x3d_m": x3d(),
+    "videomae_b": videomae(),
 }
 # What the authors' files put in front of names, and under which key.
 FILES = {
@@ -121,6 +138,7 @@ FILES = {
     "slowfast_r50": ("", "model_state"),
     "x3d_s": ("", "model_state"),
     "x3d_m": ("", "model_state"),
+    "videomae_b": ("", None),
 }
 
 
@@ -178,9 +196,18 @@ def test_the_authors_file_loads_strictly(tmp_path, name):
     assert model.declares_normalisation
 
 
+def test_videomae_loads_by_the_older_names_too(tmp_path):
+    older = videomae("q_bias", "v_bias")
+    assert len(set(older) - set(videomae())) == 24
+    write(tmp_path / "weights.pth", older)
+    loaded = plugins.create("models", "videomae_b", checkpoint=tmp_path / "weights.pth").build().net.state_dict()
+    for new, tensor in zip(videomae(), values(older).values(), strict=True):
+        assert torch.equal(loaded[new], tensor)
+
+
 def test_weights_of_the_sister_network_are_refused(tmp_path):
     write(tmp_path / "weights.pth", PUBLISHED["tsn_r50"], "module.", "state_dict")
-    missing = r"16 missing: base_model\.layer1\.0\.conv1\.net\.weight.*16 left over: base_model\.layer1\.0\.conv1\.weight"
+    missing = r"16 missing: base_model\.layer1\.0\.conv1\.net\.weight.*16 left over: base_model\.layer1\.0\.conv1"
     with pytest.raises(ModelError, match=missing):
         plugins.create("models", "tsm_r50", checkpoint=tmp_path / "weights.pth").build()
 

@@ -85,7 +85,7 @@ class _ReLULSTM(nn.Module):
         self.detached = detached
 
     def forward(self, sequence: Tensor) -> Tensor:
-        hidden = cell = sequence.new_zeros(len(sequence), self.units)
+        hidden = cell = sequence.new_zeros(sequence.shape[0], self.units)
         states = []
         for given in self.fc_x(sequence).unbind(1):
             if self.detached:

@@ -63,7 +63,7 @@ class _Network(nn.Module):
         return logits
 
 
-@fx.wrap  # type: ignore[misc]
+@fx.wrap
 def _slow_frames(frames: int) -> Tensor:
     """Which frames the slow pathway sees, the first and the last among them; the same on every device."""
     return torch.linspace(0, frames - 1, frames // _FRAMES).long()
