@@ -185,7 +185,9 @@ def test_numbers_of_parameters_that_others_publish():
     assert [round(parameters(shapes) / 1e6, 2) for shapes in (slowfast(), x3d())] == [34.57, 3.79]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "videomae_b" else name for name in FILES]
+)
 def test_the_authors_file_loads_strictly(tmp_path, name):
     write(tmp_path / "weights.pth", PUBLISHED[name], *FILES[name])
     model = plugins.create("models", name, checkpoint=tmp_path / "weights.pth").build()
@@ -196,6 +198,7 @@ def test_the_authors_file_loads_strictly(tmp_path, name):
     assert model.declares_normalisation
 
 
+@pytest.mark.slow
 def test_videomae_loads_by_the_older_names_too(tmp_path):
     older = videomae("q_bias", "v_bias")
     assert len(set(older) - set(videomae())) == 24

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from vidattr_bench.model import ClipInput
 from vidattr_bench.models import _pytorchvideo as pytorchvideo
+from vidattr_bench.models._pytorchvideo import PyTorchVideoEntry
 
 _FRAMES = 4  # of the fast pathway for one of the slow one
 _SHARE = 8  # channels of the slow pathway for one of the fast one
@@ -18,7 +19,7 @@ _SLOW_KERNELS = (1, 1, 3, 3)
 _Extent = pytorchvideo.Extent
 
 
-class SlowFastR50(pytorchvideo.PyTorchVideoEntry):
+class SlowFastR50(PyTorchVideoEntry):
     """SlowFast 8x8 with ResNet-50 on 32 frames of 224 x 224 pixels: 34 566 488 parameters. Feichtenhofer et al. 2019.
 
     arXiv 1812.03982. Weights are SLOWFAST_8x8_R50.pyth of github.com/facebookresearch/pytorchvideo, which says 34.57

@@ -61,10 +61,11 @@ class _Network(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        patches = self.videomae.embeddings(x)
+        embeddings, encoder = self.videomae
+        patches = embeddings(x)
         tokens = patches.flatten(2).transpose(1, 2)
         tokens = tokens + _positions(*tokens.shape[1:]).to(tokens)
-        tokens = self.videomae.encoder(tokens)
+        tokens = encoder(tokens)
         volume = self.volume(tokens.transpose(1, 2).reshape(patches.shape))
         logits: Tensor = self.classifier(self.fc_norm(volume.mean((2, 3, 4))))
         return logits

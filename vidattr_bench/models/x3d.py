@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from vidattr_bench.model import ClipInput
 from vidattr_bench.models import _pytorchvideo as pytorchvideo
+from vidattr_bench.models._pytorchvideo import PyTorchVideoEntry
 
 _WIDTHS = (24, 24, 48, 96, 192)
 _BLOCKS = (3, 5, 11, 7)
 _HEAD = 2048
 
 
-class _X3D(pytorchvideo.PyTorchVideoEntry):
+class _X3D(PyTorchVideoEntry):
     head = "blocks.5.proj"
     feature_layer = "blocks.5.pool.pre_act"
 
