@@ -574,7 +574,7 @@ def test_the_command_writes_every_format_and_ends_with_the_verdict(runs, accepte
     words = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     assert main(["compare", str(accepted), str(new), *words]) == 1
     assert all(path.read_text() for path in files.values())
-    assert "Holm-adjusted p" in capsys.readouterr().out
+    assert "adjusted p = " in capsys.readouterr().out
     assert main(["compare", str(accepted), str(runs.write("few", clips=4))]) == 2
     assert "only the reference holds" in capsys.readouterr().err
     assert main(["compare", str(accepted), str(runs.folder / "few"), "--allow-missing", "clips"]) == 0

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from vidattr_bench.statistics import holm, rank_biserial, sign_flip_max_t, sign_flip_p, sign_flip_ps, superiority
+from vidattr_bench.statistics import (
+    holm,
+    rank_biserial,
+    sign_flip_max_t,
+    sign_flip_p,
+    sign_flip_ps,
+    sign_flip_step_down,
+    superiority,
+)
 
 
 def clustered(seed: int, groups: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -158,6 +166,47 @@ def test_max_t_leaves_what_is_undefined_out_of_the_family():
     values, codes = clustered(11, 11)
     gaps = np.stack([values, np.full_like(values, math.nan)], 1)
     assert sign_flip_max_t(gaps, codes) == pytest.approx([sign_flip_p(values, codes), math.nan], nan_ok=True)
+
+
+def test_step_down_by_brute_force():
+    values, codes = np.random.default_rng(8).normal([0.7, 0.1, 0.5, -0.2], 1, (14, 4)), np.arange(14) // 2
+    sums = np.stack([np.bincount(codes, column) for column in values.T], axis=1)
+    signs = np.array(list(itertools.product((1, -1), repeat=7)))
+    t = signs @ sums / np.sqrt((sums**2).sum(0))
+    left, expected, p = set(range(4)), [0.0] * 4, 0.0
+    while left:
+        first = max(left, key=lambda column: t[0, column])
+        p = max(p, (t[:, sorted(left)].max(1) >= t[0, first] - 1e-12).mean())
+        expected[first] = p
+        left.remove(first)
+    assert sign_flip_step_down(values, codes) == pytest.approx(expected)
+    assert len(set(expected)) == 4
+
+
+@pytest.mark.parametrize("groups", [6, 11, 30])
+def test_step_down_of_one_column_is_its_one_sided_p_and_copies_cost_nothing(groups):
+    values, codes = clustered(9, groups, shift=0.3)
+    p = sign_flip_p(values, codes, alternative="greater")
+    assert sign_flip_step_down(values[:, None], codes) == pytest.approx([p])
+    assert sign_flip_step_down(np.stack([values, 7 * values, values], 1), codes) == pytest.approx([p] * 3)
+
+
+def test_step_down_is_between_the_columns_alone_and_holm_and_keeps_their_order():
+    values, codes = np.random.default_rng(10).normal(0.2, 1, (60, 6)), np.arange(60) // 2
+    raw, adjusted = sign_flip_ps(values, codes, alternative="greater"), sign_flip_step_down(values, codes)
+    assert (adjusted >= raw).all()
+    assert (adjusted <= holm(raw) + 1e-3).all()
+    assert (np.diff(adjusted[np.argsort(raw)]) >= 0).all()
+    backwards = sign_flip_step_down(values[:, ::-1], codes)
+    assert backwards[::-1].tolist() == adjusted.tolist()
+
+
+def test_step_down_leaves_what_is_undefined_out_of_the_family():
+    values, codes = clustered(11, 11, shift=-0.1)
+    p = sign_flip_p(values, codes, alternative="greater")
+    gaps = np.stack([np.full_like(values, math.nan), values], 1)
+    assert sign_flip_step_down(gaps, codes) == pytest.approx([math.nan, p], nan_ok=True)
+    assert np.isnan(sign_flip_step_down(np.full((4, 1), math.nan), range(4))).all()
 
 
 def test_holm_is_that_of_statsmodels_and_keeps_gaps():

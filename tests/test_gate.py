@@ -8,6 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from vidattr_bench import gate
+from vidattr_bench.statistics import sign_flip_p, sign_flip_step_down
 
 
 def cells(means, spread=0.05, clips=40, seed=0):
@@ -29,13 +30,58 @@ def test_with_a_clip_a_group_the_tests_are_student_s():
         np.testing.assert_allclose(p, stats.ttest_1samp(d, border, alternative=alternative).pvalue, rtol=1e-10)
 
 
-def test_each_question_is_a_holm_family_of_its_own():
+def adjusted(differences, groups):
+    """Adjusted p (3, K) at a margin of .02."""
+    return np.transpose([d.p for d in gate.decide(differences, groups, np.full(differences.shape[1], 0.02))])
+
+
+def test_below_six_groups_each_question_is_a_family_of_t_tests_with_holm():
+    d, groups = cells([-0.05, -0.03, 0.0, 0.04, 0.06]), np.arange(40) % 5
+    for p, found in zip(
+        gate.p_values(gate.cluster_means(d, groups), np.full(5, 0.02)), adjusted(d, groups), strict=True
+    ):
+        np.testing.assert_allclose(found, multipletests(p, method="holm")[1])
+
+
+@pytest.mark.parametrize("groups", [6, 12, 40])
+def test_from_six_groups_on_a_cell_alone_has_the_p_of_sign_flips_around_the_border(groups):
+    d, of = cells([-0.03], spread=0.03), np.arange(40) % groups
+    expected = [
+        sign_flip_p(sign * (d[:, 0] - border), of, flips=10_000, alternative="greater")
+        for sign, border in ((-1, -0.02), (1, -0.02), (1, 0.02))
+    ]
+    np.testing.assert_allclose(adjusted(d, of)[:, 0], expected)
+
+
+def test_each_question_is_a_family_of_its_own_of_joint_sign_flips():
     d = cells([-0.05, -0.03, 0.0, 0.04, 0.06])
-    decided = gate.decide(d, range(40), np.full(5, 0.02))
-    raw = gate.p_values(gate.cluster_means(d, range(40)), np.full(5, 0.02))
-    for question, p in enumerate(raw):
-        adjusted = multipletests(p, method="holm")[1]
-        np.testing.assert_allclose([decision.p[question] for decision in decided], adjusted)
+    expected = [
+        sign_flip_step_down(sign * (d - border), range(40), flips=10_000)
+        for sign, border in ((-1, -0.02), (1, -0.02), (1, 0.02))
+    ]
+    np.testing.assert_allclose(adjusted(d, range(40)), expected)
+
+
+def test_a_copy_of_a_cell_costs_nothing():
+    d = cells([-0.03, 0.005], spread=0.03)
+    once, often = adjusted(d, range(40)), adjusted(np.hstack([d] * 20), range(40))
+    np.testing.assert_allclose(often, np.hstack([once] * 20))
+    assert (once[0, 0] < 0.05) & (20 * once[0, 0] > 0.05)
+
+
+def test_the_order_of_cells_does_not_matter():
+    d = cells(np.linspace(-0.05, 0.05, 30))
+    order = np.random.default_rng(3).permutation(30)
+    np.testing.assert_array_equal(adjusted(d[:, order], range(40)), adjusted(d, range(40))[:, order])
+
+
+def test_six_groups_that_agree_decide_beside_what_is_hardly_noise():
+    """The cell beside lies far on the other side, where the opposite of the data's signs puts it: two flips of 64."""
+    d = np.stack([[-0.02 - 0.01 * i for i in range(1, 7)], 0.03 + 1e-4 * np.arange(6)], 1)
+    (regressed, _), (_, passed), _ = adjusted(d, range(6))
+    assert regressed == 2 / 64
+    assert passed == 1 / 64
+    assert verdicts(d) == ["regressed", "improved"]
 
 
 @pytest.mark.parametrize("moved", [0.0, 1e-9])

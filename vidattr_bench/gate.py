@@ -1,14 +1,16 @@
 """The decision rule of the regression gate: paired differences of many cells -> a verdict each.
 
 With d the mean over clips of new - old, oriented so that more is better, and delta > 0 the margin of the cell's metric,
-three questions are put to every cell, each a one-sided t test of the cluster mean:
+three questions are put to every cell, each with one side:
 
 - regressed: is d < -delta? rejects d >= -delta;
 - pass: is d > -delta? rejects d <= -delta;
 - improved: is d > delta? rejects d <= delta.
 
-Each question is a Holm family at level .05 over the cells on which it is open (`open_to`). A cell is regressed, else
-improved, else passes; one to which none of the three applies is inconclusive. Scores that are equal on every clip pass.
+Each question is a family at level .05 of the cells on which it is open (`open_to`), tested by step-down max-T: signs of
+whole groups are flipped around the border, in all cells at once, since they share the clips. Under six groups there are
+too few flips, and Student's t with Holm takes their place. A cell is regressed, else improved, else passes; one to
+which none of the three applies is inconclusive. Scores that are equal on every clip pass.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from vidattr_bench.differences import holm
+from vidattr_bench.differences import holm, sign_flip_step_down
 from vidattr_bench.resampling import Array, Groups, group_codes, group_sums, rows
 
 LEVEL = 0.05
 POWER = 0.9
+_FLIPS = 10_000
+_FEW = 6  # groups below which the data's own signs and their opposite are more than 5 % of all flips
 _OUT_OF_REACH = 1000  # times the clips there are: no run will have them
+_QUESTIONS = ((-1, -1), (1, -1), (1, 1))  # regressed, pass, improved: side of the border asked for, border in margins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Decision:
         high: upper limit.
         clips: clips on which both are defined.
         groups: groups they come from.
-        p: Holm-adjusted p of each question: regressed, pass, improved.
+        p: p of each question, adjusted for its family: regressed, pass, improved.
         more: about how many further clips decide it with 90 % power; None where it is decided or no number would do.
     """
 
@@ -83,7 +88,8 @@ def decide(differences: ArrayLike, groups: Groups, margins: ArrayLike, level: fl
     if not (delta > 0).all():
         raise ValueError("a margin that is tested must be above 0")
     paired = cluster_means(matrix, groups)
-    found, adjusted = verdicts(paired, delta, level)
+    adjusted = adjusted_p(matrix, groups, paired, delta)
+    found = verdicts(adjusted, level)
     half = paired.error * stats.t.ppf(0.975, np.maximum(paired.freedom, 1))
     left = _left(paired, delta, adjusted, level)
     return [
@@ -95,7 +101,7 @@ def decide(differences: ArrayLike, groups: Groups, margins: ArrayLike, level: fl
 def _left(paired: Paired, margins: Array, adjusted: Array, level: float) -> NDArray[np.intp]:
     """Size (K,) of the family in which more clips would decide a cell: of pass, or of regressed beyond the margin.
 
-    Counted are the cells that are not decided yet, since those that are stay so and Holm puts them first.
+    Counted are the cells that are not decided yet, since those that are stay so and come first.
     """
     below, above, _ = p_values(paired, margins)
     worse, fine, _ = adjusted <= level
@@ -104,27 +110,35 @@ def _left(paired: Paired, margins: Array, adjusted: Array, level: float) -> NDAr
     return left
 
 
-def verdicts(paired: Paired, margins: Array, level: float = LEVEL) -> tuple[NDArray[np.str_], Array]:
-    """The verdict of each cell (K,), and the Holm-adjusted p of each question (3, K)."""
-    adjusted = np.stack([_adjusted(p) for p in p_values(paired, margins)])
+def verdicts(adjusted: Array, level: float = LEVEL) -> NDArray[np.str_]:
+    """The verdict of each cell (K,) from the adjusted p of each question (3, K)."""
     worse, fine, better = adjusted <= level
-    return np.select([worse, better, fine], ["regressed", "improved", "pass"], "inconclusive"), adjusted
+    return np.select([worse, better, fine], ["regressed", "improved", "pass"], "inconclusive")
+
+
+def adjusted_p(differences: Array, groups: Groups, paired: Paired, margins: Array, flips: int = _FLIPS) -> Array:
+    """P of each question (3, K), adjusted for the cells on which it is open, from differences (N, K) and their means.
+
+    The flips are the same at every call, whatever the cells and their order.
+    """
+    few = paired.groups.max(initial=0) < _FEW
+    adjusted = p_values(paired, margins)
+    for p, (sign, side) in zip(adjusted, _QUESTIONS, strict=True):
+        family = open_to(p)
+        excess = sign * (differences - side * margins)[:, family]
+        p[family] = holm(p[family]) if few else sign_flip_step_down(excess, groups, flips=flips)
+    return adjusted
 
 
 def open_to(p: Array) -> NDArray[np.bool_]:
-    """Where a question with these p (K,) is open: not where p is 1 in double precision, its opposite beyond any doubt.
+    """Where a question with these p (K,) of t is open: not where p is 0 or 1 in double precision, beyond any doubt.
 
-    Such a cell has equal scores, scores moved by rounding, or lies over 8.3 standard errors (13.9 with 40 groups) on
-    the other side of the border. It cannot be rejected, and takes nothing from the others: near the border no cell gets
-    such a p, and one so far from it is never rejected, so a family keeps its level but for 1e-6 a cell, however cells
-    depend on each other. Cells of one group have p = 1, too.
+    Where p is 1, the cell has equal scores, scores moved by rounding, or lies over 8.3 standard errors (13.9 with 40
+    groups) on the other side of the border. It cannot be rejected, and takes nothing from the others: near the border
+    no cell gets such a p, and one so far from it is never rejected, so a family keeps its level but for 1e-6 a cell,
+    however cells depend on each other. Cells of one group have p = 1, too. Where p is 0, there is no noise to test.
     """
-    return np.asarray(p < 1)
-
-
-def _adjusted(p: Array) -> Array:
-    """Holm-adjusted p (K,) over the cells on which the question is open; 1 where it is not."""
-    return np.where(open_to(p), holm(np.where(open_to(p), p, np.nan)), 1.0)
+    return np.asarray((p > 0) & (p < 1))
 
 
 def cluster_means(differences: Array, groups: Groups) -> Paired:
@@ -145,20 +159,18 @@ def cluster_means(differences: Array, groups: Groups) -> Paired:
     return Paired(mean, error, freedom, clips.astype(int), present, constant & (known == 0).all(0))
 
 
-def p_values(paired: Paired, margins: Array) -> tuple[Array, Array, Array]:
-    """One-sided p of each question (K,), not adjusted; 1 where there are fewer than two groups."""
-    below = _p(paired, -margins, lower=True)
-    above = _p(paired, -margins, lower=False)
-    better = _p(paired, margins, lower=False)
-    return below, np.where(paired.equal, 0.0, above), better
+def p_values(paired: Paired, margins: Array) -> Array:
+    """P of each question (3, K) by Student's t, not adjusted; 1 where there are fewer than two groups."""
+    p = np.stack([_p(paired, sign * (paired.mean - side * margins)) for sign, side in _QUESTIONS])
+    p[1, paired.equal] = 0.0
+    return p
 
 
-def _p(paired: Paired, border: Array, *, lower: bool) -> Array:
-    """P of rejecting that the mean is on the other side of `border`: `lower` asks whether it is below."""
-    distance = (paired.mean - border) * (-1 if lower else 1)
+def _p(paired: Paired, excess: Array) -> Array:
+    """P of rejecting that means (K,) with the errors of `paired` are at most 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(paired.error > 0, distance / paired.error, np.copysign(np.inf, distance))
-        p = stats.t.sf(np.where(distance == 0, 0.0, t), np.maximum(paired.freedom, 1))
+        t = np.where(paired.error > 0, excess / paired.error, np.copysign(np.inf, excess))
+        p = stats.t.sf(np.where(excess == 0, 0.0, t), np.maximum(paired.freedom, 1))
     return np.where(paired.groups > 1, p, 1.0)
 
 
@@ -182,9 +194,10 @@ def _decision(
 
 
 def needed_error(delta: float, freedom: float, cells: int, level: float = LEVEL) -> float:
-    """The standard error at which a cell delta away from a border is decided with 90 % power as the first of a family.
+    """The standard error at which a cell delta away from a border is decided with 90 % power, whatever the other cells.
 
-    With many groups it is delta/4.8 for 200 cells and delta/3.9 for ten; with 40 groups delta/5.1 and delta/4.0.
+    By Student's t with Bonferroni: with many groups delta/4.8 for 200 cells and delta/3.9 for ten, with 40 groups
+    delta/5.1 and delta/4.0. The flips need somewhat less where cells are correlated.
     """
     t = stats.t(max(freedom, 1))
     return float(delta / (t.isf(level / max(cells, 1)) + t.ppf(POWER)))

@@ -36,7 +36,7 @@ class CellVerdict:
         high: upper limit.
         clips: paired clips.
         groups: groups they come from.
-        p_regressed: Holm-adjusted p, NaN where no test was made; p_pass and p_improved alike.
+        p_regressed: p adjusted for the family, NaN where no test was made; p_pass and p_improved alike.
         more: about how many further clips would decide an inconclusive cell, None where no number would.
         note: what a reader must know beside the numbers: lost clips and their reasons.
     """

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from vidattr_bench.class_intervals import class_mean, class_means
 from vidattr_bench.comparisons import compare_methods, derived, reliability_table, skill_table
-from vidattr_bench.differences import holm, rank_biserial, sign_flip_max_t, sign_flip_p, sign_flip_ps, superiority
+from vidattr_bench.differences import (
+    holm,
+    rank_biserial,
+    sign_flip_max_t,
+    sign_flip_p,
+    sign_flip_ps,
+    sign_flip_step_down,
+    superiority,
+)
 from vidattr_bench.intervals import (
     Interval,
     cluster_interval,
@@ -47,6 +55,7 @@ __all__ = [
     "sign_flip_max_t",
     "sign_flip_p",
     "sign_flip_ps",
+    "sign_flip_step_down",
     "skill",
     "skill_table",
     "split_half",

@@ -100,7 +100,7 @@ def remark(cell: CellVerdict) -> str:
         parts.append(f"{_needed(cell)} (there are {cell.clips} in {cell.groups} group{'s' * (cell.groups != 1)})")
     if cell.verdict in ("regressed", "improved") and not math.isnan(cell.p_regressed):
         p = cell.p_regressed if cell.verdict == "regressed" else cell.p_improved
-        parts.append(f"Holm-adjusted p = {p:.2g}")
+        parts.append(f"adjusted p = {p:.2g}")
     return "; ".join(parts)
 
 
