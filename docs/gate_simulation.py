@@ -70,7 +70,8 @@ class World:
 
 def student(d: Array, codes: NDArray[np.intp], border: Array) -> Array:
     """One-sided p of the gate's own t test: is the mean below the border?"""
-    return gate.p_values(gate.cluster_means(d, codes), -border)[0]
+    below: Array = gate.p_values(gate.cluster_means(d, codes), -border)[0]
+    return below
 
 
 def bootstrap(d: Array, codes: NDArray[np.intp], border: Array, resamples: int = 4000) -> Array:

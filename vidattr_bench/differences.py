@@ -129,7 +129,8 @@ def sign_flip_step_down(differences: ArrayLike, groups: Groups, *, flips: int = 
 def _standard(sums: Array) -> Array:
     """Groups' sums (G, K) over the root of their sum of squares, which no flip changes; 0 where all are."""
     norm = np.sqrt((sums**2).sum(0))
-    return np.divide(sums, norm, out=np.zeros_like(sums), where=norm > 0)
+    standard: Array = np.divide(sums, norm, out=np.zeros_like(sums), where=norm > 0)
+    return standard
 
 
 def _group_sums(differences: ArrayLike, groups: Groups) -> tuple[Array, NDArray[np.bool_]]:
