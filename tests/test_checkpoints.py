@@ -1,7 +1,11 @@
 """Checkpoints of every common kind give the same weights; what is no checkpoint is refused, and never run."""
 
+import argparse
 import ast
+import collections
 import pickle
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,75 @@ LAYOUTS = {
     "lightning model": lambda: {"state_dict": prefixed("model."), "class_names": NAMES, "epoch": 3},
     "compiled lightning": lambda: {"state_dict": prefixed("model._orig_mod."), "class_names": NAMES, "epoch": 3},
 }
+
+
+def lightning(prefix, **beside):
+    """A file as a Lightning trainer writes it, of a module with the network under `prefix`, and more beside it."""
+    return {
+        "epoch": 3,
+        "global_step": 12,
+        "pytorch-lightning_version": "2.6.6",
+        "state_dict": {**prefixed(prefix), **beside},
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}],
+        "lr_schedulers": [],
+        "hyper_parameters": {"root": Path("data"), "arguments": argparse.Namespace(lr=0.1)},
+    }
+
+
+@pytest.mark.parametrize("prefix", ["net.", "model.", "net.module.", "model._orig_mod."])
+def test_the_network_is_taken_out_of_a_lightning_module(tmp_path, prefix):
+    path, net = tmp_path / "last.ckpt", make_net()
+    torch.save(lightning(prefix, **{"criterion.weight": torch.ones(3)}), path)
+    nn.init.zeros_(net[3].weight)
+    with pytest.warns(UserWarning, match=r"last\.ckpt: left out, beside the network: criterion\.weight"):
+        extras = checkpoints.load_checkpoint(path, net)
+    assert all(torch.equal(tensor, make_net().state_dict()[name]) for name, tensor in net.state_dict().items())
+    assert extras["hyper_parameters"]["arguments"].lr == 0.1
+
+
+def test_a_lightning_module_that_is_the_network_is_taken_whole(tmp_path, recwarn):
+    outer = nn.Module()
+    outer.model, outer.head = make_net(), nn.Linear(3, 2)
+    torch.save(
+        lightning("model.", **{"head.weight": torch.ones(2, 3), "head.bias": torch.ones(2)}), tmp_path / "a.ckpt"
+    )
+    checkpoints.load_checkpoint(tmp_path / "a.ckpt", outer)
+    assert outer.head.bias.tolist() == [1, 1]
+    assert torch.equal(outer.model[3].weight, make_net()[3].weight)
+    assert not [warning for warning in recwarn if "left out" in str(warning.message)]
+
+
+def test_a_head_beside_the_network_is_said_to_be_there(tmp_path):
+    content = lightning("model.")
+    content["state_dict"]["fc.weight"] = content["state_dict"].pop("model.3.weight")
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match=r"a\.ckpt .* 1 missing: 3\.weight.*; 1 beside the network: fc\.weight"):
+        checkpoints.load_checkpoint(tmp_path / "a.ckpt", make_net())
+
+
+def test_the_remedy_for_a_refused_file_works(tmp_path, monkeypatch):
+    """What the message says is run as it stands, on a Lightning file with an object in it."""
+    content, path = lightning("net."), tmp_path / "it's last.ckpt"
+    content["hyper_parameters"]["thing"] = collections.ChainMap({"a": 1})
+    torch.save(content, path)
+    with pytest.raises(ModelError, match=r"could run code .*ChainMap") as refused:
+        checkpoints.load_state(path)
+    command = shlex.split(str(refused.value).splitlines()[-1])
+    assert command[:2] == ["python", "-c"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["-c", *command[3:]])
+    exec(command[2], {})
+    state, _ = checkpoints.load_state(tmp_path / "weights.pth")
+    assert torch.equal(state["3.weight"], make_net().state_dict()["3.weight"])
+
+
+def test_missing_names_come_with_what_is_near_them():
+    state = {name.replace("3.", "classifier.3."): tensor for name, tensor in make_net().state_dict().items()}
+    expected = r"2 missing: 3\.weight \(near: classifier\.3\.weight\), 3\.bias .*; 2 left over: classifier\.3\.weight"
+    with pytest.raises(ModelError, match=expected):
+        checkpoints.fit(make_net(), state, Path("w.pth"))
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

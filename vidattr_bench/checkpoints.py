@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+import shlex
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +24,26 @@ _KEY = "vidattr_bench"
 _STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model")
 # What DataParallel, torch.compile and Lightning modules put in front of every name.
 _WRAPPERS = ("module.", "_orig_mod.", "net.", "model.")
+# Where a Lightning module keeps its network, beside a loss and metrics that may have weights too.
+_NETWORKS = ("net.", "model.")
+# Options that training scripts store beside the weights, and that do nothing when they are made.
+_HARMLESS = (argparse.Namespace, type(Path()))
 _Value = TypeVar("_Value")
+
+
+class _Inner(dict[str, Tensor]):
+    """The weights of a Lightning module's network, by the network's names.
+
+    Attributes:
+        whole: the weights of the module, by its own names.
+        beside: the names of those that are not the network's.
+    """
+
+    def __init__(self, whole: Mapping[str, Tensor], prefix: str) -> None:
+        inner = {name: tensor for name, tensor in whole.items() if name.startswith(prefix)}
+        super().__init__(unwrap(inner))
+        self.whole = whole
+        self.beside = [name for name in whole if name not in inner]
 
 
 def save_checkpoint(path: Path, net: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -70,7 +93,8 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Reads safetensors files, and PyTorch files with a state dict, bare or under `state_dict` (Lightning),
     `model_state_dict`, `model_state` (PyTorchVideo) or `model`; prefixes of DataParallel, torch.compile and Lightning
-    are taken off. No code in the file is run.
+    are taken off. Where a Lightning module holds more, a loss or metrics, the weights are those of its `net` or
+    `model`. No code in the file is run.
 
     Raises:
         ModelError: the file is missing, empty, a folder, damaged, would run code, or holds no weights.
@@ -85,19 +109,31 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ModelError(f"{path} holds no state dict but {_some(map(str, content))}; save net.state_dict()")
     extras = {} if key is None else {str(name): value for name, value in content.items() if name != key}
-    return unwrap(state), extras
+    inner = _inner(unwrap(state)) if "pytorch-lightning_version" in content else None
+    return inner or unwrap(state), extras
+
+
+def _inner(whole: Mapping[str, Tensor]) -> _Inner | None:
+    """The network inside a Lightning module that holds more; None where no name says which part it is."""
+    prefix = next((prefix for prefix in _NETWORKS if any(name.startswith(prefix) for name in whole)), None)
+    return None if prefix is None else _Inner(whole, prefix)
 
 
 def fit(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Put `state`, read from `path`, into `net`: every name and every shape must agree.
 
-    Only `num_batches_tracked`, which eval mode never reads and old files lack, may be missing.
+    Only `num_batches_tracked`, which eval mode never reads and old files lack, may be missing. What a Lightning module
+    holds beside its network is left out with a warning that says so.
 
     Raises:
-        ModelError: says which names are missing or left over, which shapes differ, which weights are not finite.
+        ModelError: says which names are missing, and what is near them in the file, or left over, which shapes differ,
+            which weights are not finite.
     """
     own = net.state_dict()
     names = dict(zip(unwrap(own), own, strict=True))
+    beside = state.beside if isinstance(state, _Inner) else []
+    if isinstance(state, _Inner) and names.keys() <= state.whole.keys():
+        state, beside = state.whole, []
     missing = [name for name in names if name not in state and not name.endswith("num_batches_tracked")]
     left_over = [name for name in state if name not in names]
     reshaped = [
@@ -106,13 +142,21 @@ def fit(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         if name in names and tensor.shape != own[names[name]].shape
     ]
     infinite = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    found = {"missing": missing, "left over": left_over, "of another shape": reshaped, "not finite": infinite}
+    found = {
+        "missing": _with_nearest(missing, [*left_over, *beside]),
+        "left over": left_over,
+        "of another shape": reshaped,
+        "not finite": infinite,
+        "beside the network": beside if missing else [],
+    }
     problems = [f"{len(which)} {what}: {_some(which)}" for what, which in found.items() if which]
     if problems:
         raise ModelError(
             f"{path} does not hold the weights of this {type(net).__name__}: {'; '.join(problems)}. "
             "Give a checkpoint of this architecture and number of classes"
         )
+    if beside:
+        warnings.warn(f"{path}: left out, beside the network: {_some(beside)}", stacklevel=2)
     net.load_state_dict({names[name]: tensor for name, tensor in state.items()}, strict=False)
 
 
@@ -146,14 +190,17 @@ def unwrap(state: Mapping[str, _Value]) -> dict[str, _Value]:
 
 def _unpickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(_HARMLESS)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not _looks_like_torch(path):
             raise ModelError(f"{path} is no checkpoint: neither a PyTorch nor a safetensors file") from error
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
         raise ModelError(
             f"{path} was refused: it holds more than weights, and loading that could run code ({reason}); "
-            "save net.state_dict() alone"
+            "save net.state_dict() alone, or, if you trust whoever made the file, take the weights out of it:\n"
+            f'    python -c \'import sys, torch; file = torch.load(sys.argv[1], "cpu", weights_only=False); '
+            f'torch.save(file.get("state_dict", file), sys.argv[2])\' {shlex.quote(str(path))} weights.pth'
         ) from error
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         first_line = str(error).split("\n")[0]
@@ -198,6 +245,12 @@ def trained_model(entry: ModelEntry, path: Path, name: str, feature_layer: str |
     return VideoModel(net, record["classes"], **preprocessing(record, path), feature_layer=feature_layer, name=name)
 
 
+def recorded_feature_layer(extras: Mapping[str, Any]) -> str | None:
+    """The layer that the `train` command recorded for CAM-type methods; None where the file names none."""
+    layer = extras.get("feature_layer")
+    return layer if isinstance(layer, str) else None
+
+
 def preprocessing(extras: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The `mean`, `std` and `input` of a `VideoModel` as the `train` command recorded them; {} in another's file.
 
@@ -232,3 +285,10 @@ def _some(names: Iterable[str], most: int = 4) -> str:
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+def _with_nearest(names: Sequence[str], others: Sequence[str], most: int = 4) -> list[str]:
+    """The names, the first few with the one of `others` that is spelt most like it."""
+    near = (difflib.get_close_matches(name, others, n=1, cutoff=0.5) for name in names[:most])
+    shown = [f"{name} (near: {found[0]})" if found else name for name, found in zip(names, near, strict=False)]
+    return [*shown, *names[most:]]
