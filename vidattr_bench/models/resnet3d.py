@@ -24,6 +24,7 @@ class _ResNet3D(HaraEntry):
 
     Attributes:
         shortcut: how blocks that add channels are bridged: B, a convolution, or A, zeros.
+        width: channels of the first layer, from which all others follow; the authors' weights have 64.
         release: whose normalisation the weights want: 2018 (as resnet-50-kinetics.pth) or 2020 (as r3d50_K_200ep.pth).
     """
 
@@ -33,6 +34,7 @@ class _ResNet3D(HaraEntry):
     bottlenecks: ClassVar[bool] = True
 
     shortcut: _Shortcut = "B"
+    width: int = _WIDTH
     release: Literal[2018, 2020] = 2018
 
     def __post_init__(self) -> None:
@@ -42,7 +44,8 @@ class _ResNet3D(HaraEntry):
 
     def network(self, classes: int) -> nn.Module:
         """The untrained network with `classes` logits, for clips of any size."""
-        return _Network(self.blocks, classes, self.shortcut, _Bottleneck if self.bottlenecks else _Basic)
+        block = _Bottleneck if self.bottlenecks else _Basic
+        return _Network(self.blocks, classes, self.shortcut, block, self.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +108,7 @@ class ResNet3D152(_ResNet3D):
 
 
 class _Network(nn.Module):
-    def __init__(
-        self, blocks: Sequence[int], classes: int, shortcut: str, block: type[_Block], width: int = _WIDTH
-    ) -> None:
+    def __init__(self, blocks: Sequence[int], classes: int, shortcut: str, block: type[_Block], width: int) -> None:
         super().__init__()
         widths = [width * 2**i for i in range(4)]
         channels = [width, *(block.expansion * w for w in widths)]
