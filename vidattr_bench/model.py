@@ -130,6 +130,11 @@ class VideoModel(nn.Module):
         """Stay in eval mode: explanations of a training-mode network are never wanted."""
         return super().train(False)
 
+    @property
+    def declared_feature_layer(self) -> str | None:
+        """The `feature_layer` that this model was made with."""
+        return self._declared_feature_layer
+
     def normalise(self, frames: Tensor) -> Tensor:
         """X = (frames - mean) / std: the space in which gradients, noise and substrates live."""
         return (frames - self.mean) / self.std
@@ -288,11 +293,13 @@ class ModelEntry(ABC):
         input: the clip the architecture was made for.
         mean: per-channel mean that `train` subtracts from the pixels, as `build` does; None: pixels go in as they are.
         std: per-channel divisor.
+        feature_layer: what CAM-type methods read, which `train` records; None: the model finds it.
     """
 
     input: ClassVar[ClipInput] = ClipInput()
     mean: ClassVar[tuple[float, ...] | None] = None
     std: ClassVar[tuple[float, ...] | None] = None
+    feature_layer: ClassVar[str | None] = None
 
     @abstractmethod
     def network(self, classes: int) -> nn.Module:

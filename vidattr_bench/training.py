@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,13 @@ from vidattr_bench.augmentation import MaskAugmentation, normalisation
 from vidattr_bench.checkpoints import save_checkpoint
 from vidattr_bench.datamodule import ClipDataModule, Labelled
 from vidattr_bench.errors import DataError, ModelError
+from vidattr_bench.finetuning import Start, fine_tunes, starting_point
 from vidattr_bench.model import ModelEntry
 from vidattr_bench.plugins import label
+from vidattr_bench.randomness import derive
+from vidattr_bench.resuming import EpochState, resumable, resume_file
+
+_LR = 4e-3
 
 
 def train(
@@ -28,7 +33,7 @@ def train(
     output: Path,
     *,
     epochs: int = 5,
-    lr: float = 4e-3,
+    lr: float | None = None,
     batch_size: int = 16,
     seed: int = 0,
     mask_augment: float = 0.0,
@@ -37,19 +42,23 @@ def train(
     devices: int | str = "auto",
     precision: Any = "32-true",
     progress: bool = True,
+    say: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
-    """Train `model` from scratch on the train part of `dataset` and write a checkpoint that its entry can load.
+    """Train `model` on the train part of `dataset` and write a checkpoint that its entry can load.
 
-    The last weights are kept: nothing is chosen by the accuracy, which is measured once, at the end, on the data set's
-    own part. On a CPU, equal arguments and equal numbers of threads give equal weights. Devices take turns in one order
-    of the clips, so that W of them step on the clips of one with W times the `batch_size`.
+    It starts from scratch, or from the checkpoint that the model's spec names, whose classifier is drawn anew where the
+    classes are others. The last weights are kept: nothing is chosen by the accuracy, which is measured once, at the
+    end, on the data set's own part. On a CPU, equal arguments and equal numbers of threads give equal weights, killed
+    and begun again or not: the state after every epoch lies beside `output`, as `<output>.resume`, until that is
+    written. Devices take turns in one order of the clips, so that W of them step on the clips of one with W times the
+    `batch_size`.
 
     Args:
         dataset: data module whose own `part` is held out.
-        model: entry whose untrained network is trained.
+        model: entry whose network is trained.
         output: safetensors file to write.
         epochs: passes over the train part.
-        lr: peak of the one-cycle schedule of AdamW.
+        lr: peak of the one-cycle schedule of AdamW; by default 4e-3, and a tenth of that from a checkpoint.
         batch_size: clips per step on each device.
         seed: of the initial weights, of the order of clips and of what is removed.
         mask_augment: share of the clips of which random tubelets are removed; see `MaskAugmentation`.
@@ -58,6 +67,7 @@ def train(
         devices: as Lightning's Trainer takes it.
         precision: as Lightning's Trainer takes it.
         progress: show a progress bar.
+        say: told what is taken from a checkpoint, and from which epoch the training goes on.
 
     Returns:
         The record that the checkpoint carries: what was trained on what and how, loss, held_out clips, accuracy.
@@ -65,34 +75,73 @@ def train(
     Raises:
         DataError: the data set names no classes, has no clips, or holds out fewer than there are devices; or
             `mask_augment` is no share.
-        ModelError: the loss is no longer finite.
+        ModelError: the loss is no longer finite; the checkpoint to start from does not fit; or what lies beside
+            `output` was left by another training.
+        KeyboardInterrupt: the user stopped it.
     """
     if len(dataset.classes) < 2:
         name = label("datasets", dataset)
         raise DataError(f"{name} names {len(dataset.classes)} classes; training needs two or more")
-    dataset.adapt(model.input)
-    dataset.batch_size, dataset.seed, dataset.workers = batch_size, seed, workers
-    with _repeatable(seed):
-        classifier = _Classifier(model, len(dataset.classes), lr, seed, MaskAugmentation(mask_augment))
-        trainer = _trainer(epochs, progress, accelerator=accelerator, devices=devices, precision=precision)
-        trainer.fit(classifier, datamodule=dataset)
-    figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    settings = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "precision": str(precision)}
+    rate = lr if lr is not None else _LR / 10 if fine_tunes(model) else _LR
+    settings: dict[str, Any] = {"epochs": epochs, "lr": rate, "batch_size": batch_size, "seed": seed}
+    settings["precision"] = str(precision)
     if mask_augment:
         settings["mask_augment"] = mask_augment
+    augmentation, left = MaskAugmentation(mask_augment), resume_file(output)
+    with _repeatable(seed):
+        start = starting_point(model, dataset.classes)
+        dataset.adapt(start.input)
+        dataset.batch_size, dataset.seed, dataset.workers = batch_size, seed, workers
+        identity = _identity(dataset, model, settings, start)
+        classifier = _Classifier(start, len(dataset.classes), rate, seed, augmentation)
+        hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
+        trainer = _trainer(epochs, progress, EpochState(left, identity), **hardware)
+        before = resumable(left, identity)
+        if trainer.is_global_zero:
+            _announce(say, start, before)
+        _fit(trainer, classifier, dataset, before)
+    record = _record(identity, trainer)
+    if trainer.is_global_zero:
+        save_checkpoint(output, classifier.net, _metadata(dataset, start, record))
+        left.unlink(missing_ok=True)
+    return record
+
+
+def _identity(dataset: ClipDataModule, model: ModelEntry, settings: dict[str, Any], start: Start) -> dict[str, Any]:
+    """What is trained on what and how: a training that was stopped goes on only where all of it is equal."""
+    names = {"dataset": label("datasets", dataset), "model": label("models", model), "settings": settings}
+    return {**names, **({"started_from": dict(start.record)} if start.record else {})}
+
+
+def _announce(say: Callable[[str], object], start: Start, before: Path | None) -> None:
+    if start.note:
+        say(start.note)
+    if before is not None:
+        say(f"going on from {before}, the state after the last epoch that was whole")
+
+
+def _fit(trainer: pl.Trainer, classifier: _Classifier, dataset: ClipDataModule, before: Path | None) -> None:
+    """Lightning's fit; raises `KeyboardInterrupt` for the exit that it makes of one."""
+    try:
+        trainer.fit(classifier, datamodule=dataset, ckpt_path=before, weights_only=True)
+    except SystemExit as stop:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from stop
+        raise
+
+
+def _record(identity: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
+    figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    settings = dict(identity["settings"])
     if trainer.world_size > 1:
         settings["devices"] = trainer.world_size
-    record = {
-        "dataset": label("datasets", dataset),
-        "model": label("models", model),
+    return {
+        **identity,
         "settings": settings,
         "loss": figures["loss"],
         "accuracy": figures["right"] / figures["held_out"],
         "held_out": figures["held_out"],
     }
-    if trainer.is_global_zero:
-        save_checkpoint(output, classifier.net, _metadata(dataset, model, record))
-    return record
 
 
 @contextmanager
@@ -110,8 +159,8 @@ def _repeatable(seed: int) -> Iterator[None]:
             torch.use_deterministic_algorithms(strict, warn_only=lenient)
 
 
-def _trainer(epochs: int, progress: bool, **hardware: Any) -> pl.Trainer:
-    """A trainer that measures the accuracy once, after the last epoch, and writes nothing."""
+def _trainer(epochs: int, progress: bool, state: EpochState, **hardware: Any) -> pl.Trainer:
+    """A trainer that measures the accuracy once, after the last epoch, and writes nothing but `state`."""
     return pl.Trainer(
         max_epochs=epochs,
         check_val_every_n_epoch=epochs,
@@ -119,7 +168,7 @@ def _trainer(epochs: int, progress: bool, **hardware: Any) -> pl.Trainer:
         use_distributed_sampler=False,  # it would repeat held-out clips; the data module shares clips out itself
         deterministic="warn",  # some gradients have no deterministic form on a GPU
         enable_progress_bar=progress,
-        callbacks=[TQDMProgressBar(refresh_rate=10)] if progress else [],
+        callbacks=[state, TQDMProgressBar(refresh_rate=10)] if progress else [state],
         enable_model_summary=False,
         enable_checkpointing=False,
         logger=False,
@@ -127,12 +176,13 @@ def _trainer(epochs: int, progress: bool, **hardware: Any) -> pl.Trainer:
     )
 
 
-def _metadata(dataset: ClipDataModule, model: ModelEntry, record: dict[str, Any]) -> dict[str, Any]:
+def _metadata(dataset: ClipDataModule, start: Start, record: dict[str, Any]) -> dict[str, Any]:
     return {
         "classes": list(dataset.classes),
-        "mean": model.mean,
-        "std": model.std,
+        "mean": start.mean,
+        "std": start.std,
         "input": dataclasses.asdict(dataset.clip_input),
+        "feature_layer": start.feature_layer,
         "training": record,
     }
 
@@ -140,10 +190,10 @@ def _metadata(dataset: ClipDataModule, model: ModelEntry, record: dict[str, Any]
 class _Classifier(pl.LightningModule):
     """Cross-entropy on normalised clips, some with parts removed; AdamW with one cycle of the learning rate."""
 
-    def __init__(self, model: ModelEntry, classes: int, lr: float, seed: int, augmentation: MaskAugmentation) -> None:
+    def __init__(self, start: Start, classes: int, lr: float, seed: int, augmentation: MaskAugmentation) -> None:
         super().__init__()
-        self.net, self.lr, self.seed, self.augmentation = model.network(classes), lr, seed, augmentation
-        self.mean, self.std = model.mean, model.std
+        self.net, self.lr, self.seed, self.augmentation = start.net, lr, seed, augmentation
+        self.mean, self.std, self.classes = start.mean, start.std, classes
 
     def forward(self, batch: Labelled, augmented: bool = False) -> Tensor:
         frames, _, ids = batch
@@ -152,10 +202,14 @@ class _Classifier(pl.LightningModule):
         if augmented and self.augmentation.share:
             x = self.augmentation(x, stage, ids, self.seed, self.current_epoch)
         logits: Tensor = self.net(x)
+        if logits.shape != (len(x), self.classes):
+            raise ModelError(f"the network gives {tuple(logits.shape)} for {len(x)} clips of {self.classes} classes")
         return logits
 
     def training_step(self, batch: Labelled, index: int) -> Tensor:
         labels = batch[1]
+        # Dropout as a function of the step, so that a training that was killed repeats it.
+        torch.manual_seed(derive(self.seed, "step", str(self.global_step), str(self.global_rank)))
         loss = nn.functional.cross_entropy(self(batch, augmented=True), labels)
         if not torch.isfinite(loss):
             raise ModelError(f"the loss is {loss.item()} at step {self.global_step}; train with a lower lr")

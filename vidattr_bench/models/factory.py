@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from vidattr_bench.checkpoints import class_names, fit, load_state, preprocessing
+from vidattr_bench.checkpoints import class_names, fit, load_state, preprocessing, recorded_feature_layer
 from vidattr_bench.classes import read_classes
 from vidattr_bench.errors import ModelError, did_you_mean
 from vidattr_bench.model import ClipInput, ModelEntry, VideoModel
@@ -42,7 +42,7 @@ class Factory(ModelEntry):
     classes_file: Path | None = None
     mean: tuple[float, ...] | None = None  # type: ignore[misc]
     std: tuple[float, ...] | None = None  # type: ignore[misc]
-    feature_layer: str | None = None
+    feature_layer: str | None = None  # type: ignore[misc]
     length: int | None = None
     stride: int | None = None
     anchor: str | None = None
@@ -90,7 +90,8 @@ class Factory(ModelEntry):
         recorded = preprocessing(extras, self.checkpoint) if self.checkpoint else {}
         given = {key: getattr(self, key) for key in ("mean", "std") if getattr(self, key) is not None}
         described = {**recorded, **given, "input": self._override(recorded.get("input", ClipInput()))}
-        return VideoModel(net, classes, **described, feature_layer=self.feature_layer, name=self.callable)
+        layer = recorded_feature_layer(extras) if self.feature_layer is None else self.feature_layer
+        return VideoModel(net, classes, **described, feature_layer=layer, name=self.callable)
 
     def _override(self, wanted: ClipInput) -> ClipInput:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(ClipInput)}

@@ -34,6 +34,7 @@ class LRCN(ModelEntry):
 
     name: ClassVar[str] = "lrcn"
     input: ClassVar[ClipInput] = ClipInput(length=20, anchor="spread", size=(64, 64), crop="none")
+    feature_layer: ClassVar[str] = "cnn.relu3"
 
     checkpoint: Path | None = None
     classes_file: Path | None = None
@@ -58,7 +59,7 @@ class LRCN(ModelEntry):
                 f"{len(state['head.bias'])}; give the classes_file of this checkpoint"
             )
         described = {"input": self.input, **preprocessing(extras, self.checkpoint)}
-        return VideoModel(net, classes, **described, feature_layer="cnn.relu3", name=self.name)
+        return VideoModel(net, classes, **described, feature_layer=self.feature_layer, name=self.name)
 
 
 class _LRCN(nn.Module):

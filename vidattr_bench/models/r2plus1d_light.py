@@ -27,6 +27,7 @@ class R2Plus1DLight(ModelEntry):
     input: ClassVar[ClipInput] = ClipInput(
         length=10, stride=15, anchor="start", size=(112, 112), resize=112, crop="centre", interpolation="area"
     )
+    feature_layer: ClassVar[str] = "conv3.0"
 
     checkpoint: Path | None = None
 
@@ -43,7 +44,7 @@ class R2Plus1DLight(ModelEntry):
         net = self.network(len(classes) or len(state.get("classifier.bias", ())))
         fit(net, state, self.checkpoint)
         described = {"input": self.input, **preprocessing(extras, self.checkpoint)}
-        return VideoModel(net, classes, **described, feature_layer="conv3.0", name=self.name)
+        return VideoModel(net, classes, **described, feature_layer=self.feature_layer, name=self.name)
 
 
 class _R2Plus1DLight(nn.Module):

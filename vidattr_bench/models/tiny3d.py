@@ -36,6 +36,7 @@ class Tiny3D(ModelEntry):
     input: ClassVar[ClipInput] = ClipInput(length=16, size=(48, 64))
     mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     std: ClassVar[tuple[float, ...]] = (0.25, 0.25, 0.25)
+    feature_layer: ClassVar[str] = "features"
 
     checkpoint: Path | None = None
     seed: int = 0
@@ -65,7 +66,7 @@ class Tiny3D(ModelEntry):
         path = self.checkpoint or _SHIPPED / f"{shipped}-{self.seed}.safetensors"
         if self.checkpoint is None and not path.is_file():
             raise ModelError(f"{shipped}:seed={self.seed} is not shipped; there are: {', '.join(_seeds(shipped))}")
-        model = trained_model(self, path, feature_layer="features", name=self.name)
+        model = trained_model(self, path, feature_layer=self.feature_layer, name=self.name)
         model.net.to(memory_format=torch.channels_last_3d)  # on a CPU a tenth faster
         return model
 
