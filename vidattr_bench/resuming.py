@@ -43,7 +43,7 @@ class EpochState(pl.Callback):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(f".{self.path.name}.partial")
-        trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(partial, weights_only=False)  # the optimiser's state too
         if trainer.is_global_zero:
             partial.replace(self.path)
 
