@@ -87,16 +87,40 @@ def test_an_odd_size_is_made_even_by_repeating_the_edge(tmp_path):
     assert read_frames(tmp_path / "odd.mp4", [0]).shape == (1, 34, 46, 3)
 
 
-def test_a_video_filmed_on_end_is_turned_upright(tmp_path):
-    write_video(tmp_path / "level.mp4", drawn())
-    data = bytearray((tmp_path / "level.mp4").read_bytes())
-    # The display matrix of the track header: a quarter turn clockwise, as phones write it.
+# Entries a, b, c, d of display matrices and what they make of a picture: phones write turns, front cameras mirrors.
+ONE = 1 << 16
+DISPLAYED = {
+    "a quarter turn clockwise": ((0, ONE, -ONE, 0), lambda x: x.rot90(-1, (1, 2))),
+    "a half turn": ((-ONE, 0, 0, -ONE), lambda x: x.rot90(2, (1, 2))),
+    "a quarter turn back": ((0, -ONE, ONE, 0), lambda x: x.rot90(1, (1, 2))),
+    "mirrored": ((-ONE, 0, 0, ONE), lambda x: x.flip(2)),
+    "upside down": ((ONE, 0, 0, -ONE), lambda x: x.flip(1)),
+    "mirrored and turned": ((0, ONE, ONE, 0), lambda x: x.transpose(1, 2)),
+    "turned and mirrored": ((0, -ONE, -ONE, 0), lambda x: x.rot90(2, (1, 2)).transpose(1, 2)),
+    "44 degrees clockwise": ((47142, 45525, -45525, 47142), lambda x: x),
+    "46 degrees clockwise": ((45525, 47142, -47142, 45525), lambda x: x.rot90(-1, (1, 2))),
+}
+
+
+@pytest.mark.parametrize("case", DISPLAYED)
+def test_a_video_is_turned_and_mirrored_as_its_display_matrix_says(tmp_path, case):
+    (a, b, c, d), displayed = DISPLAYED[case]
+    write_video(tmp_path / "stored.mp4", drawn())
+    data = bytearray((tmp_path / "stored.mp4").read_bytes())
     at = data.index(b"tkhd") + 44
-    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
-    (tmp_path / "on_end.mp4").write_bytes(data)
-    level, upright = (read_frames(tmp_path / name, [4, 20]) for name in ("level.mp4", "on_end.mp4"))
-    assert upright.shape == (2, W, H, 3)
-    assert torch.equal(upright, level.flip(1).transpose(1, 2))
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / "shown.mp4").write_bytes(data)
+    stored, shown = (read_frames(tmp_path / name, [4, 20]) for name in ("stored.mp4", "shown.mp4"))
+    assert torch.equal(shown, displayed(stored))
+
+
+def test_a_photograph_taken_on_end_is_turned_upright(tmp_path):
+    folder = folder_of(tmp_path / "clip", drawn(1))
+    level = read_frames(folder, [0])
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(drawn(1)[0].numpy()).save(folder / "00001.jpg", quality=95, exif=exif)
+    assert torch.equal(read_frames(folder, [0]), level.rot90(-1, (1, 2)))
 
 
 @pytest.mark.parametrize(("pattern", "first"), [("{:05d}.jpg", 1), ("frame_{:010d}.jpg", 1), ("img_{:d}.png", 0)])

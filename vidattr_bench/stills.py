@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -25,9 +26,28 @@ REMEDY = "replace the file by an intact copy"
 
 
 def to_rgb(frame: av.VideoFrame) -> Picture:
-    """The pixels of a decoded frame, uint8 (H, W, 3), upright: turned as the file says that a player should."""
+    """The pixels of a decoded frame, uint8 (H, W, 3), turned and mirrored as its display matrix tells a player.
+
+    A turn between two quarter turns becomes the nearer one.
+    """
     pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    return np.rot90(pixels, frame.rotation // 90)
+    a, b, c, d = _display_matrix(frame)
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
+    """Entries a, b, c, d: what lies at (x, y), counted to the right and down, is shown at (a x + c y, b x + d y)."""
+    try:
+        a, b, _, c, d = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
+    except KeyError:
+        return 1, 0, 0, 1
+    except ValueError:
+        # PyAV lists no side data at all beside a kind that it has no name for; the turn, without a mirror, it knows.
+        turn = math.radians(frame.rotation)
+        return math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
+    return a, b, c, d
 
 
 def is_gif(path: Path) -> bool:
