@@ -62,6 +62,7 @@ def sample_indices(total: int, wanted: ClipInput) -> list[int | None]:
 
     Frame i is first + i * stride, where the anchor puts the span at the start, in the middle or at the end of the video
     (at its start where the video is shorter); `spread` takes frame i * max(total // T, 1).
+    Frames are counted, not timed: a variable frame rate changes nothing.
 
     Raises:
         DataError: unknown anchor, or a length, stride or total that is not positive.
