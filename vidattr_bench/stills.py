@@ -40,7 +40,9 @@ def to_rgb(frame: av.VideoFrame) -> Picture:
 def _display_matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
     """Entries a, b, c, d: what lies at (x, y), counted to the right and down, is shown at (a x + c y, b x + d y)."""
     try:
-        a, b, _, c, d = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
+        # PyAV's stubs describe a mapping with other keys.
+        matrix = cast(Any, frame).side_data["DISPLAYMATRIX"]
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     except KeyError:
         return 1, 0, 0, 1
     except ValueError:
