@@ -26,20 +26,23 @@ _AXES = {"time": 1, "height": 2, "width": 3}
 class Concatenated(ClipDataModule):
     """Two clips of different classes joined in time or in space, from any data set: truth without boxes.
 
-    A map for the label of one of the two should lie on its half. The joined clip has the size that the model wants: in
-    time, each member is sampled to half of the frames; in space, each is prepared as for the model and then squeezed to
-    half of the width or height. The truth is that half, whole, in every frame that it has: 1/2 of the clip, so that a
-    map that knows nothing scores 1/2 in the share of relevance inside and in the area under the ROC curve, 1/2 and what
-    its tolerance adds in the pointing game, and 1/3 in the IoU with as many voxels. With axis=time a box fills its
-    frame: what compares places within one frame is undefined, and what compares frames is what to read; in space it is
-    the other way round. Of a network that answers one class a clip, the prediction is often the partner's, rightly so.
+    A map for the label of one of the two should lie on its half. The joined clip has the size that the model wants:
+    in time, each member is sampled to half of the frames; in space, each is prepared as for the model and then
+    squeezed to half of the width or height. The truth is that half, whole, in every frame that it has: 1/2 of the
+    clip, where that is of even size, so that a map that knows nothing scores 1/2 in the share of relevance inside and
+    in the area under the ROC curve, 1/2 and what its tolerance adds in the pointing game, and 1/3 in the IoU with as
+    many voxels. Frames that are black up to the end of a member, as those are that fill up a short video, are
+    unknown. With axis=time a box fills its frame: what compares places within one frame is undefined, and what
+    compares frames is what to read; in space it is the other way round. Of a network that answers one class a clip,
+    the prediction is often the partner's, rightly so.
 
-    Every labelled clip of the data set is the target of one joined clip. Groups are matched in pairs, in an order drawn
-    from the seed, and members come from the two groups of a pair (of three, where one is left over): such a pair is
-    the joined clip's group, and no two of them share a source. Clips of one group without a partner of another class
-    are left out. Mostly two clips are each other's partners, and then they are joined twice in the same order, once
-    for each label: on such two a map that ignores the target gets exactly 1/2 on average. Which member comes first is
-    drawn from the seed and the two names, apart from labels and from which of them is the target.
+    Every labelled clip of the data set is the target of one joined clip. Groups are matched in pairs, in an order
+    drawn from the seed, and members come from the two groups of a pair; groups of one class that are left over join
+    such pairs, so that with few classes a pair can grow large. A pair is the joined clip's group, and no two of them
+    share a source. Clips of one group without a partner of another class are left out. Mostly two clips are each
+    other's partners, and then they are joined twice in the same order, once for each label: on such two, where
+    `--limit` takes both, a map that ignores the target gets 1/2 on average. Which member comes first is drawn from
+    the seed and the two names, apart from labels and from which of them is the target.
 
     Attributes:
         of: the data set whose clips are joined, as (ucf101:root=DIR); it takes no length and no size of its own.
@@ -94,10 +97,11 @@ class Concatenated(ClipDataModule):
             )
         order = (pair.target, pair.partner) if pair.target_first else (pair.partner, pair.target)
         halves = [self._half(member, n) for member, n in zip(order, (whole // 2, whole - whole // 2), strict=True)]
-        frames = torch.cat(halves, dim)
+        frames, shown = torch.cat(halves, dim), [_shown(half) for half in halves]
         assert ref.label is not None
         tube = _half_tube(ref.label, frames, dim, halves[0].shape[dim], first=pair.target_first)
-        return Clip(ref.id, ref.group, frames, ref.label, (tube,), torch.ones(frames.shape[1], dtype=torch.bool))
+        known = torch.cat(shown) if self.axis == "time" else shown[0] & shown[1]
+        return Clip(ref.id, ref.group, frames, ref.label, (tube,), known)
 
     def fingerprint(self) -> str:
         """SHA-256 (16 hex digits) of the joined data set's fingerprint and of the pairs."""
@@ -129,6 +133,12 @@ class Concatenated(ClipDataModule):
         frames = self._source.load(ref).frames
         height, width = frames.shape[2:]
         return F.adaptive_avg_pool2d(frames, (n, width) if self.axis == "height" else (height, n))
+
+
+def _shown(frames: Tensor) -> Tensor:
+    """Bool (T,): the frames up to the last one that is not black; a short video is filled up with black ones."""
+    lit = frames.flatten(2).any(2).any(0)
+    return lit.flip(0).cumsum(0).flip(0) > 0
 
 
 def _half_tube(label: int, frames: Tensor, dim: int, cut: int, *, first: bool) -> Tube:

@@ -115,9 +115,9 @@ class Folder(ClipDataModule):
         return Clip(ref.id, ref.group, sampled.frames, ref.label, tubes, annotated)
 
     def fingerprint(self) -> str:
-        """SHA-256 (16 hex digits) of the CSV files by content, and of the videos by place and size."""
+        """SHA-256 (16 hex digits) of the lists by content, and of the videos by place and size."""
         videos = (self._videos[ref.id] for ref in self.refs())
-        return footprint(self.root, videos, [self._label_file, self._box_file])
+        return footprint(self.root, videos, [self._label_file, self._box_file, self.class_list])
 
     @functools.cached_property
     def _videos(self) -> Mapping[str, Path]:

@@ -64,6 +64,21 @@ def test_each_half_is_its_member_and_the_truth_is_the_targets_half(axis, dim):
     assert sides == {False, True}
 
 
+@pytest.mark.parametrize("axis", ["time", "width"])
+def test_frames_that_fill_up_a_short_member_are_unknown(axis, monkeypatch):
+    data = module(f"of=(planted_actions:clips=4),axis={axis}", ClipInput(length=8, size=(24, 37)))
+    load_whole = type(data._source).load
+
+    def short(self, ref):
+        clip = load_whole(self, ref)
+        clip.frames[:, 3:] = 0
+        return clip
+
+    monkeypatch.setattr(type(data._source), "load", short)
+    known = data.load(data.refs()[0]).annotated.tolist()
+    assert known == ([True, True, True, False] * 2 if axis == "time" else [True] * 3 + [False] * 5)
+
+
 def test_an_even_width_is_squeezed_by_averaging_two_columns():
     data = module("of=(planted_actions:clips=4),axis=width", ClipInput(length=3, size=(24, 36)))
     source = create("datasets", "planted_actions:clips=4")

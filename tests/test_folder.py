@@ -121,6 +121,9 @@ def test_a_class_list_gives_the_order(root, tmp_path):
     (tmp_path / "names.txt").write_text("open\nshut\nclose\n")
     data = module(root, f'class_list="{tmp_path / "names.txt"}"')
     assert [ref.label for ref in data.refs()] == [0, 0, 2, None]
+    before = data.fingerprint()
+    (tmp_path / "names.txt").write_text("shut\nopen\nclose\n")
+    assert module(root, f'class_list="{tmp_path / "names.txt"}"').fingerprint() != before
     (tmp_path / "names.txt").write_text("open\nclosed\n")
     with pytest.raises(UserError, match=r"lacks the label 'close'; did you mean closed"):
         module(root, f'class_list="{tmp_path / "names.txt"}"').refs()

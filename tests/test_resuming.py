@@ -11,6 +11,7 @@ import torch
 
 from vidattr_bench.errors import ModelError
 from vidattr_bench.plugins import create
+from vidattr_bench.resuming import of_size
 from vidattr_bench.training import _Classifier, train
 
 QUIET = {"accelerator": "cpu", "devices": 1, "progress": False}
@@ -82,6 +83,23 @@ def test_another_training_is_not_gone_on_with(kill, tmp_path):
     for options in ({"epochs": 4}, {"lr": 1e-3}, {"seed": 1}, {"model": "tiny3d"}):
         with pytest.raises(ModelError, match=r"net\.safetensors\.resume was left by another training: .* delete"):
             run(path, **options)
+
+
+def test_other_data_or_classes_are_not_gone_on_with(kill, tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    stop(kill, path, 4)
+    kind = type(create("datasets", DATA))
+    for name, value, said in (
+        ("fingerprint", lambda self: "another", "data was"),
+        ("classes", property(lambda self: tuple("jihgfedcba")), "classes was"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(ModelError, match=said):
+            patch.setattr(kind, name, value)
+            run(path)
+
+
+def test_another_number_of_devices_is_another_training():
+    assert of_size({"seed": 0}, 2) != of_size({"seed": 0}, 1)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

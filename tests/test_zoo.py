@@ -123,6 +123,11 @@ def test_what_is_wrong_with_a_factory_is_named(own, text, message):
         create_model(text).build()
 
 
+def test_a_video_model_is_explained_and_not_trained(own):
+    with pytest.raises(ModelError, match="returns a VideoModel, which only explains; to train it, let the function"):
+        create_model("own_package.nets:described").network(2)
+
+
 def test_short_and_long_form_name_the_same_model():
     assert create_model("a.b:c.d,length=4") == create_model("factory:callable=a.b.c.d,length=4")
     assert create_model("r2plus1d_light").name == "r2plus1d_light"

@@ -35,7 +35,7 @@ class EpochState(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Say in the file which training it is of."""
-        checkpoint[_KEY] = json.dumps(self.identity, sort_keys=True)
+        checkpoint[_KEY] = json.dumps(of_size(self.identity, trainer.world_size), sort_keys=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the file."""
@@ -46,6 +46,11 @@ class EpochState(pl.Callback):
         trainer.save_checkpoint(partial, weights_only=False)  # the optimiser's state too
         if trainer.is_global_zero:
             partial.replace(self.path)
+
+
+def of_size(identity: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """The identity of a training on so many devices: the order of clips and the number of steps depend on it."""
+    return {**identity, "devices": devices}
 
 
 def resumable(path: Path, identity: Mapping[str, Any]) -> Path | None:

@@ -22,7 +22,7 @@ from vidattr_bench.finetuning import Start, fine_tunes, starting_point
 from vidattr_bench.model import ModelEntry
 from vidattr_bench.plugins import label
 from vidattr_bench.randomness import derive
-from vidattr_bench.resuming import EpochState, resumable, resume_file
+from vidattr_bench.resuming import EpochState, of_size, resumable, resume_file
 
 _LR = 4e-3
 
@@ -93,10 +93,11 @@ def train(
         dataset.adapt(start.input)
         dataset.batch_size, dataset.seed, dataset.workers = batch_size, seed, workers
         identity = _identity(dataset, model, settings, start)
+        resumed = {**identity, "data": dataset.fingerprint(), "classes": list(dataset.classes)}
         classifier = _Classifier(start, len(dataset.classes), rate, seed, augmentation)
         hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
-        trainer = _trainer(epochs, progress, EpochState(left, identity), **hardware)
-        before = resumable(left, identity)
+        trainer = _trainer(epochs, progress, EpochState(left, resumed), **hardware)
+        before = resumable(left, of_size(resumed, trainer.world_size))
         if trainer.is_global_zero:
             _announce(say, start, before)
         _fit(trainer, classifier, dataset, before)

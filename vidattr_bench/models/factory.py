@@ -55,9 +55,18 @@ class Factory(ModelEntry):
         object.__setattr__(self, "input", self._override(ClipInput()))
 
     def network(self, classes: int) -> nn.Module:
-        """What the function returns, told the number of classes if it asks; raises `ModelError` where it fails."""
+        """What the function returns, told the number of classes if it asks.
+
+        Raises:
+            ModelError: the function fails, or returns a `VideoModel`, whose weights are frozen.
+        """
         made = self._make(classes)
-        return made.net if isinstance(made, VideoModel) else made
+        if isinstance(made, VideoModel):
+            raise ModelError(
+                f"{self.callable} returns a VideoModel, which only explains; to train it, let the function return the "
+                "network itself, a torch.nn.Module, and give mean=, std= and the clip input as options"
+            )
+        return made
 
     def build(self) -> VideoModel:
         """The model with its weights; raises `ModelError` where function, weights or options do not fit together."""

