@@ -6,6 +6,7 @@ third-party one; listing reads sources with `ast` and imports none of them.
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import importlib
 import inspect
@@ -82,11 +83,19 @@ def load(kind: str, name: str) -> type[Any]:
     Raises:
         PluginError: unknown name (with the nearest known ones), or the plug-in does not import.
     """
-    plugin = find(kind, name)
+    return _load(find(kind, name))
+
+
+def load_all(kind: str) -> dict[str, type[Any]]:
+    """The classes of all plug-ins of a kind by name, sorted; raises `PluginError` as `available` and `load` do."""
+    return {name: _load(plugin) for name, plugin in available(kind).items()}
+
+
+def _load(plugin: Plugin) -> type[Any]:
     try:
         loaded = plugin.entry.load()
     except Exception as error:
-        raise PluginError(f"{plugin.path}: the plug-in {name!r} does not import: {error!r}") from error
+        raise PluginError(f"{plugin.path}: the plug-in {plugin.name!r} does not import: {error!r}") from error
     if not isinstance(loaded, type):
         raise PluginError(f"{plugin.path}: {plugin.entry.value} is not a class")
     return loaded
@@ -229,13 +238,23 @@ def _third_party(kind: str) -> Iterator[Plugin]:
         path = sources.file_of(module)
         if path is None:
             raise PluginError(f"the entry point {entry.name} = {entry.value} names a module that is not installed")
-        plugins = list(_read(kind, path, module, only=attribute))
+        plugins = _read(kind, path, module, only=attribute)
         for plugin in plugins:
             name = entry.name if len(plugins) == 1 else plugin.name
             yield dataclasses.replace(plugin, entry=EntryPoint(name, plugin.entry.value, plugin.entry.group))
 
 
-def _read(kind: str, path: Path, module: str, only: str = "") -> Iterator[Plugin]:
+def _read(kind: str, path: Path, module: str, only: str = "") -> Sequence[Plugin]:
+    """The plug-ins that a file declares, read again only where the file has changed."""
+    return _declared(kind, path, path.stat().st_mtime_ns, module, only)
+
+
+@functools.lru_cache(maxsize=1024)
+def _declared(kind: str, path: Path, _stamp: int, module: str, only: str) -> Sequence[Plugin]:
+    return tuple(_parsed(kind, path, module, only))
+
+
+def _parsed(kind: str, path: Path, module: str, only: str) -> Iterator[Plugin]:
     """The plug-ins a file declares: `only` the one, one public class, or every one of a metrics or models file."""
     try:
         classes = [node for node in sources.parse(path).body if isinstance(node, ast.ClassDef)]

@@ -39,21 +39,27 @@ def resolve(names: Sequence[str]) -> list[Metric]:
 
 def complete(labels: Collection[str]) -> dict[str, list[str]]:
     """The presets whose metrics are all among `labels`, with the labels of those."""
-    found = {name: _labels(name) for name in presets()}
-    return {name: members for name, members in found.items() if members and set(members) <= set(labels)}
+    found = {name: _held(texts, labels) for name, texts in presets().items()}
+    return {name: members for name, members in found.items() if members}
 
 
-def _labels(preset: str) -> list[str]:
-    """The labels of a preset's metrics; none where it cannot be configured, which stops no run without it."""
-    try:
-        return [plugins.label("metrics", metric) for metric in resolve([preset])]
-    except PluginError:
-        return []
+def _held(texts: Sequence[str], labels: Collection[str]) -> list[str]:
+    """The labels of a preset's metrics; none where one is not among `labels`, or cannot be configured."""
+    members: dict[str, None] = {}
+    for text in texts:
+        try:
+            label = plugins.label("metrics", plugins.create("metrics", text))
+        except PluginError:
+            return []
+        if label not in labels:
+            return []
+        members[label] = None
+    return list(members)
 
 
 def _metrics() -> list[tuple[str, type[Metric]]]:
     """All metrics, primary endpoints first, then by family and name."""
-    found = [(name, plugins.load("metrics", name)) for name in plugins.available("metrics")]
+    found = plugins.load_all("metrics").items()
     return sorted(found, key=lambda item: (not item[1].primary, item[1].family))
 
 
