@@ -133,7 +133,8 @@ def test_the_keyboard_stops_it_and_the_same_command_goes_on(tmp_path, whole):
     script.write_text(STOPPING)
     options = ["train", "--dataset", DATA, "--model", "r2plus1d_light", "--epochs", "3", "--batch-size", "2"]
     options += ["--accelerator", "cpu", "--devices", "1", "--output", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    # The undisturbed training ran on the one thread of the tests; two threads add up in another order.
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     common = {"env": environment, "capture_output": True, "text": True, "timeout": 240}
     stopped = subprocess.run([sys.executable, script, *options], **common)
     assert stopped.returncode == 130, stopped.stderr
