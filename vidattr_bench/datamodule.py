@@ -57,10 +57,12 @@ class ClipDataModule(LightningDataModule):
     Attributes:
         part: test, train or all (a data set may know more).
         length, stride, anchor, size, resize, crop, interpolation: override what the model asks for; see `ClipInput`.
+        delivers_flow: `load` heeds `clip_input.pixels` and `clip_input.flow`; else a clip is three channels of colour.
     """
 
     plugin_kind: ClassVar[str] = "datasets"
     reference: ClassVar[str] = ""
+    delivers_flow: ClassVar[bool] = False
 
     part: str = "test"
     length: int | None = None
@@ -85,8 +87,15 @@ class ClipDataModule(LightningDataModule):
         self.seed = 0
 
     def adapt(self, wanted: ClipInput) -> None:
-        """Take the model's input for every field that this data set's own spec leaves open."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(ClipInput)}
+        """Take the model's input for every field that this data set's own spec leaves open.
+
+        Raises:
+            DataError: the model wants optical flow, which this data set does not have.
+        """
+        if wanted.flow and not self.delivers_flow:
+            name = type(self).__name__
+            raise DataError(f"{name} delivers no optical flow, which the model wants; take a data set of videos")
+        own = {f.name: getattr(self, f.name, None) for f in dataclasses.fields(ClipInput)}
         self.clip_input = dataclasses.replace(wanted, **{k: v for k, v in own.items() if v is not None})
 
     @property
@@ -152,10 +161,11 @@ class ClipDataModule(LightningDataModule):
 
     def _checked(self, ref: ClipRef, clip: Clip) -> Clip:
         """The clip; raises where it would not stand in a batch, whatever its neighbours are."""
-        shape = (self.clip_input.length, *self.clip_input.size)
-        if clip.id != ref.id or tuple(clip.frames.shape[1:]) != shape:
+        first = 0 if self.clip_input.flow else 1  # the channels of a clip without flow are the data set's choice
+        shape = self.clip_input.shape[first:]
+        if clip.id != ref.id or tuple(clip.frames.shape)[first:] != shape:
             found = f"{clip.id} of {tuple(clip.frames.shape)}"
-            raise DataError(f"clip {ref.id}: `load` gave {found}, not (C, T, H, W) with T, H, W = {shape}")
+            raise DataError(f"clip {ref.id}: `load` gave {found}, not (C, T, H, W) with {'CTHW'[first:]} = {shape}")
         if clip.label is not None and not 0 <= clip.label < len(self.classes):
             raise DataError(f"clip {ref.id}: its label {clip.label} is none of the {len(self.classes)} classes")
         if not bool(clip.frames.isfinite().all()):

@@ -33,6 +33,9 @@ class ClipInput:
         resize: length in pixels of the shorter side before the crop (None: as `size` needs); (H, W) stretches instead.
         crop: `centre` or `none` (then `size` is reached by stretching).
         interpolation: area, bilinear (antialiased) or nearest.
+        pixels: the clip has the stream `rgb`, three channels of colour.
+        flow: fields of optical flow stacked for each sampled frame; above 0 the clip has the stream `flow`, two
+            channels a field, to the right and down by turns, behind the pixels: -20 to 20 pixels a frame as 0 to 1.
     """
 
     length: int = 16
@@ -42,6 +45,27 @@ class ClipInput:
     resize: int | tuple[int, int] | None = None
     crop: str = "centre"
     interpolation: str = "bilinear"
+    pixels: bool = True
+    flow: int = 0
+
+    def __post_init__(self) -> None:
+        if self.flow < 0 or not (self.pixels or self.flow):
+            raise ModelError(f"a clip needs pixels or flow; pixels={self.pixels} and flow={self.flow} give neither")
+
+    def __str__(self) -> str:
+        """As the data class shows itself; of clips of pixels alone without saying so, as runs always recorded them."""
+        streams = f", pixels={self.pixels}, flow={self.flow}"
+        return repr(self) if self.flow else repr(self).replace(streams, "")
+
+    @property
+    def streams(self) -> Mapping[str, int]:
+        """Number of channels of each stream, in their order."""
+        return {**({"rgb": 3} if self.pixels else {}), **({"flow": 2 * self.flow} if self.flow else {})}
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of the clip."""
+        return sum(self.streams.values()), self.length, *self.size
 
 
 @dataclasses.dataclass

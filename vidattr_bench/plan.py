@@ -176,7 +176,7 @@ def count_logits(model: VideoModel, data: ClipDataModule) -> int:
     Raises:
         ModelError: it does not take such clips, gives no logits, or another number of them than it has class names.
     """
-    shape = (1, 3, data.clip_input.length, *data.clip_input.size)
+    shape = (1, *data.clip_input.shape)
     try:
         with torch.no_grad():
             logits = model(torch.zeros(shape))

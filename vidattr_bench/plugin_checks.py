@@ -243,7 +243,7 @@ def model_passes_gradients(model: VideoModel) -> None:
 
 
 def _clips(model: VideoModel) -> Tensor:
-    channels = model.mean.shape[1] if model.declares_normalisation else 3
+    channels = model.mean.shape[1] if model.declares_normalisation else model.input.shape[0]
     size = (channels, model.input.length, *model.input.size)
     return torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
 

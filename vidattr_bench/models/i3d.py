@@ -79,11 +79,11 @@ class I3DFlow(_InflatedInception):
     """I3D on 64 frames of optical flow, horizontal and vertical: 12 675 312 parameters. Carreira and Zisserman 2017.
 
     arXiv 1705.07750. Flow is TV-L1's in pixels a frame, cut off at -20 and 20 and brought to [0, 1]; it is scaled to
-    [-1, 1]. Weights are flow_imagenet.pt or model_flow.pth of the ports that i3d names. It needs a data set whose
-    clips have these two channels; none of those here delivers flow.
+    [-1, 1]. Weights are flow_imagenet.pt or model_flow.pth of the ports that i3d names.
     """
 
     name = "i3d_flow"
+    input: ClassVar[ClipInput] = dataclasses.replace(_InflatedInception.input, pixels=False, flow=1)
     channels = 2
     mean: ClassVar[tuple[float, ...]] = (0.5, 0.5)
     std: ClassVar[tuple[float, ...]] = (0.5, 0.5)
