@@ -10,6 +10,7 @@ from vidattr_bench.clip import Batch
 from vidattr_bench.plan import Plan
 from vidattr_bench.rows import Subject
 from vidattr_bench.store import MAP, Cell, Store
+from vidattr_bench.streams import shown
 from vidattr_bench.text import slug
 
 
@@ -39,8 +40,8 @@ class Arrays:
         for i, clip in enumerate(batch.ids):
             if clip in self.drawn:
                 frames, tubes = _picture(clip)
-                pixels = (batch.frames[i].permute(1, 2, 3, 0) * 255).round().byte()
-                self.store.write_array(frames, pixels.cpu().numpy())
+                pixels = shown(batch.frames[i], self.subject.model.input, self.subject.stream)
+                self.store.write_array(frames, pixels.numpy())
                 self.store.write_array(tubes, batch.tubes[i].cpu().numpy())
 
     def undrawn(self) -> set[str]:

@@ -45,6 +45,7 @@ def _subject(run: RunSummary) -> str:
     parts = [
         f"{facts.get('dataset', '')}{', split ' + str(facts['split']) if facts.get('split') else ''}",
         f"model {facts.get('model', '')}{f' (weights {weights})' if weights else ''}",
+        *([f"stream {facts['stream']}"] if facts.get("stream") else []),
         f"target {facts.get('target', '')}",
         f"seed {facts.get('seed', '')}",
     ]

@@ -22,6 +22,7 @@ MUST_AGREE = {
     "model": "another network is another question",
     "weights": "another network is another question",
     "classes": "which logit is explained",
+    "stream": "which stream of the clips is explained",
     "target": "which class is explained",
     "precision": "rounding of half precision is larger than a margin should be",
 }

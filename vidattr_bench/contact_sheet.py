@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 
 from vidattr_bench import pictures
-from vidattr_bench.clip import Batch
 from vidattr_bench.datamodule import ClipRef
 from vidattr_bench.errors import RunError, did_you_mean
 from vidattr_bench.evaluation import Evaluation
@@ -20,6 +18,7 @@ from vidattr_bench.plan import Plan, count_logits, prepare
 from vidattr_bench.rows import Subject
 from vidattr_bench.runner import subject_of
 from vidattr_bench.settings import Settings
+from vidattr_bench.streams import shown
 from vidattr_bench.text import printable, slug
 
 
@@ -57,11 +56,12 @@ def _pages(subject: Subject, plan: Plan, refs: Sequence[ClipRef], folder: Path, 
             console.print(printable(f"{ref.id}: {work.unreadable[0].reason}"), style="red", markup=False)
             continue
         with torch.inference_mode(False), torch.no_grad():
-            evaluation = Evaluation(subject, work.batch)
+            evaluation = Evaluation(*subject.within(work.batch))
             maps = _maps(evaluation, console)
             files = list(_illustrations(evaluation, list(maps), folder / slug(ref.id)))
         path = folder / f"{slug(ref.id)}.png"
-        _page(work.batch, maps).save(path)
+        pixels = shown(work.batch.frames[0], subject.model.input, subject.stream).numpy()
+        pictures.contact_sheet(pixels, maps, work.batch.tubes[0].numpy()).save(path)
         for file in (path, *files):
             console.print(str(file), markup=False, highlight=False)
         yield path
@@ -88,8 +88,3 @@ def _illustrations(evaluation: Evaluation, labels: Sequence[str], stem: Path) ->
         yield from method.illustrate(
             evaluation.subject.model, frames, targets, stem.with_name(f"{stem.name}-{slug(label)}")
         )
-
-
-def _page(batch: Batch, maps: Mapping[str, NDArray[np.float32]]) -> Image.Image:
-    frames = (batch.frames[0].permute(1, 2, 3, 0) * 255).round().byte().cpu().numpy()
-    return pictures.contact_sheet(frames, maps, batch.tubes[0].cpu().numpy())

@@ -18,6 +18,7 @@ from vidattr_bench.provenance import device_name
 from vidattr_bench.runner import first_clip, forward_batch_of, owed, trainer_of
 from vidattr_bench.settings import Settings
 from vidattr_bench.store import Store
+from vidattr_bench.streams import channels_of, of_stream
 
 
 def show(settings: Settings, console: Console) -> None:
@@ -28,6 +29,9 @@ def show(settings: Settings, console: Console) -> None:
     if clip is None:
         raise DataError(f"no clip of the split {plan.data.split_name} of {settings.dataset} can be read")
     clip = clip.to(device)
+    if settings.stream:
+        whole, own = clip[None], channels_of(model, settings.stream)
+        model, clip = of_stream(model, settings.stream, whole), clip[own]
     size = forward_batch_of(plan, Store(plan.folder), device, plan.numbers())
     refs = plan.refs(plan.numbers())
     clips, sampled = len(refs), len(plan.sampled() & {ref.id for ref in refs})

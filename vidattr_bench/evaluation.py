@@ -38,9 +38,13 @@ def evaluate(
     keep_map: Callable[[str], bool],
     progress: Progress,
 ) -> Rows:
-    """Rows of a batch; where the model itself fails, clip by clip, so that only the clip at fault has none."""
+    """Rows of a batch; clip by clip where one stream is explained, whose model is another one for every clip.
+
+    Where the model itself fails it is clip by clip too, so that only the clip at fault has none.
+    """
     try:
-        return Evaluation(subject, batch).run(missing, keep_map, progress)
+        if len(batch) == 1 or not subject.stream:
+            return Evaluation(*subject.within(batch)).run(missing, keep_map, progress)
     except Exception as error:
         if len(batch) == 1:
             clip = Unreadable(batch.ids[0], describe(error))

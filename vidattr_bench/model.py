@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from vidattr_bench.errors import ModelError, NotApplicableError, did_you_mean
 from vidattr_bench.probe import Probe, mixes_channels, probed
 
+NO_MOTION = 128 / 255
+"""What optical flow of 0 pixels a frame is in a clip, where flow is kept as bytes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipInput:
@@ -67,6 +70,11 @@ class ClipInput:
         """(C, T, H, W) of the clip."""
         return sum(self.streams.values()), self.length, *self.size
 
+    @property
+    def blank(self) -> tuple[float, ...]:
+        """The C values of a pixel that shows nothing: black, which does not move."""
+        return (0.0,) * self.streams.get("rgb", 0) + (NO_MOTION,) * self.streams.get("flow", 0)
+
 
 @dataclasses.dataclass
 class Calls:
@@ -109,6 +117,7 @@ class VideoModel(nn.Module):
             above 1; "" says that no module has activations over time and space.
         input: what the network wants to be fed.
         name: how tables call it.
+        feature_layers: by stream, the `feature_layer` where that stream alone is explained.
 
     Attributes:
         calls: clips sent forward and backward so far.
@@ -130,6 +139,7 @@ class VideoModel(nn.Module):
         feature_layer: str | None = None,
         input: ClipInput | None = None,
         name: str = "model",
+        feature_layers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if (mean is None) != (std is None):
@@ -142,10 +152,12 @@ class VideoModel(nn.Module):
         self.declares_normalisation = mean is not None
         self.register_buffer("mean", torch.tensor(mean or [0.0]).view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std or [1.0]).view(1, -1, 1, 1, 1), persistent=False)
-        if feature_layer is not None and feature_layer not in dict(net.named_modules()):
-            modules = [key for key, _ in net.named_modules() if key]
-            raise ModelError(f"feature_layer={feature_layer!r} names no module; {did_you_mean(feature_layer, modules)}")
+        for layer in (feature_layer, *(feature_layers or {}).values()):
+            if layer is not None and layer not in dict(net.named_modules()):
+                modules = [key for key, _ in net.named_modules() if key]
+                raise ModelError(f"feature_layer={layer!r} names no module; {did_you_mean(layer, modules)}")
         self._declared_feature_layer = feature_layer
+        self.feature_layers = dict(feature_layers or {})
         self._renamed: Mapping[str, str] = {}
         self.facts: dict[Any, Any] = {}
         self.eval()
@@ -194,6 +206,11 @@ class VideoModel(nn.Module):
     def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
         dtype = self.calls.autocast
         return nullcontext() if dtype is None else torch.autocast(x.device.type, dtype)
+
+    def blank(self) -> Tensor:
+        """A normalised pixel that shows nothing, (1, C, 1, 1, 1): black, and of optical flow no motion."""
+        values = self.input.blank if self.input.flow else (0.0,)
+        return self.normalise(self.mean.new_tensor(values).view(1, -1, 1, 1, 1))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logits (N, K) of frames (N, C, T, H, W) in [0, 1]."""
@@ -318,12 +335,14 @@ class ModelEntry(ABC):
         mean: per-channel mean that `train` subtracts from the pixels, as `build` does; None: pixels go in as they are.
         std: per-channel divisor.
         feature_layer: what CAM-type methods read, which `train` records; None: the model finds it.
+        feature_layers: what they read of a network of several streams where one of them alone is explained.
     """
 
     input: ClassVar[ClipInput] = ClipInput()
     mean: ClassVar[tuple[float, ...] | None] = None
     std: ClassVar[tuple[float, ...] | None] = None
     feature_layer: ClassVar[str | None] = None
+    feature_layers: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def network(self, classes: int) -> nn.Module:

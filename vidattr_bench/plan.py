@@ -20,6 +20,7 @@ from vidattr_bench.metric import Metric
 from vidattr_bench.model import VideoModel
 from vidattr_bench.presets import resolve
 from vidattr_bench.settings import Settings, identity
+from vidattr_bench.streams import channels_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Plan:
             return self.settings.output
         names = [spec.parse(text).name for text in (self.facts["dataset"], self.facts["model"])]
         return Path("results") / f"{names[0]}-{names[1]}-{identity(self.facts)}"
+
+    @property
+    def model_name(self) -> str:
+        """How rows call what is explained: the model, and its stream where one alone is explained."""
+        return f"{self.model.name}/{self.settings.stream}" if self.settings.stream else self.model.name
 
     def numbers(self) -> list[int]:
         """The batches of this shard."""
@@ -107,6 +113,7 @@ def prepare(settings: Settings) -> Plan:
     data.adapt(model.input)
     to_model = match_classes(model, data, settings.class_map)
     check_target(settings.target, model)
+    check_stream(settings.stream, model)
     data.seed, data.workers = settings.seed, settings.workers
     data.plan = data.batches(settings.batch_size, settings.limit)
     if not data.plan:
@@ -128,6 +135,7 @@ def prepare(settings: Settings) -> Plan:
         "limit": settings.limit,
         "batch_size": settings.batch_size,
         "precision": settings.precision,
+        **({"stream": settings.stream} if settings.stream else {}),
     }
     return Plan(settings, model, data, methods, metrics, to_model, facts)
 
@@ -188,6 +196,14 @@ def count_logits(model: VideoModel, data: ClipDataModule) -> int:
     if model.classes and len(model.classes) != count:
         raise ModelError(f"the model names {len(model.classes)} classes but gives {count} logits")
     return count
+
+
+def check_stream(stream: str, model: VideoModel) -> None:
+    """Raise `ModelError` where a stream is named that the model lacks, or that is all it has."""
+    if stream:
+        channels_of(model, stream)
+        if len(model.input.streams) == 1:
+            raise ModelError(f"--stream {stream}: the model has no other stream; leave --stream out")
 
 
 def check_target(target: str, model: VideoModel) -> None:

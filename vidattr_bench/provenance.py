@@ -27,7 +27,7 @@ from vidattr_bench.store import Store
 _ENGINE = (
     *("attention", "clip", "evaluation", "flow", "imputation", "linearity", "method", "metric", "model"),
     *("perturbation", "plan", "probe", "randomness", "requirements", "rewrite", "rows", "shared", "stills"),
-    *("substrates", "supervoxels", "tokens", "transform", "units", "video"),
+    *("streams", "substrates", "supervoxels", "tokens", "transform", "units", "video"),
 )
 _PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "captum", "zennit", "numpy", "scipy", "scikit-image"),
@@ -179,6 +179,7 @@ def record(plan: Plan, store: Store, device: torch.device, forward_batch: int) -
             "dataset": plugins.label("datasets", plan.data, places=False),
             "split": plan.data.split_name,
             "model": plan.model.name,
+            "stream": plan.settings.stream,
             "target": plan.settings.target,
             "seed": plan.settings.seed,
             "forward_batch": forward_batch,

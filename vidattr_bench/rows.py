@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vidattr_bench.clip import Unreadable
+from vidattr_bench.clip import Batch, Unreadable
 from vidattr_bench.errors import UserError
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Measurement, Metric
@@ -17,6 +17,7 @@ from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import Curve, CurveSpec
 from vidattr_bench.shared import Donor
 from vidattr_bench.store import Cell
+from vidattr_bench.streams import channels_of, of_stream
 
 Problem = tuple[str, str]
 """Status and reason of a cell without value."""
@@ -37,6 +38,7 @@ class Subject:
         constants: columns that every row of the run shares: dataset, split, model, weights.
         sampled: ids of the clips on which metrics that explain again are measured.
         donor: the frames of another clip for the clip of an id.
+        stream: the one stream of the clips that is explained, the others staying as they are; "": all of them together.
     """
 
     model: VideoModel
@@ -49,6 +51,17 @@ class Subject:
     constants: Mapping[str, str]
     sampled: Set[str] = frozenset()
     donor: Donor | None = None
+    stream: str = ""
+
+    def within(self, batch: Batch) -> tuple[Subject, Batch]:
+        """The same questions about the explained stream of one clip, and that clip without its other streams."""
+        if not self.stream:
+            return self, batch
+        own, whole = channels_of(self.model, self.stream), self.donor
+        donor = None if whole is None else lambda clip: whole(clip)[own]
+        model = of_stream(self.model, self.stream, batch.frames)
+        narrowed = dataclasses.replace(self, model=model, donor=donor, stream="")
+        return narrowed, dataclasses.replace(batch, frames=batch.frames[:, own])
 
     def seeds(self, method: AttributionMethod) -> range:
         """One seed a draw; runs of different seeds share none."""

@@ -178,7 +178,7 @@ def subject_of(plan: Plan, forward_batch: int) -> Subject:
     constants = {
         "dataset": plugins.label("datasets", plan.data, places=False),
         "split": plan.data.split_name,
-        "model": plan.model.name,
+        "model": plan.model_name,
         "weights": plan.facts["weights"],
     }
     settings = plan.settings
@@ -193,6 +193,7 @@ def subject_of(plan: Plan, forward_batch: int) -> Subject:
         constants,
         plan.sampled(),
         plan.donor,
+        settings.stream,
     )
 
 

@@ -25,6 +25,8 @@ class Settings:
         model: spec of a model, or pkg.mod:factory.
         methods: specs of attribution methods; "all" is every plug-in's variants.
         metrics: specs of metrics and names of presets.
+        stream: rgb or flow, of a model that takes both: the one that is explained, the other staying as it is; ""
+            explains and removes both together.
         target: label (else the prediction where a clip has none), predicted, or the name of a class.
         limit: number of clips, evenly spaced over the split; all of them by default.
         seed: seed that every draw derives from.
@@ -45,6 +47,7 @@ class Settings:
     model: str = "tiny3d"
     methods: tuple[str, ...] = ("all",)
     metrics: tuple[str, ...] = ("default",)
+    stream: str = ""
     target: str = "label"
     limit: int | None = None
     seed: int = 0

@@ -73,11 +73,11 @@ class Mean(Fill):
 
 @dataclasses.dataclass(frozen=True)
 class Black(Fill):
-    """Black pixels, normalised: (0 - mean) / std."""
+    """Black pixels, normalised: (0 - mean) / std; of optical flow no motion."""
 
     def fill(self, x: Tensor, model: VideoModel, draws: torch.Generator, donor: Donor) -> Tensor:
         """One value a channel, (C, 1, 1, 1)."""
-        return model.normalise(x.new_zeros(1, len(x), 1, 1, 1))[0]
+        return model.blank()[0].expand(len(x), 1, 1, 1)
 
 
 @dataclasses.dataclass(frozen=True)

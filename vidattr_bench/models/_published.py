@@ -48,7 +48,8 @@ class PublishedEntry(ModelEntry):
         fit(net, weights, self.checkpoint)
         described = {"mean": self.mean, "std": self.std, "input": self.input, **recorded}
         classes = self._classes(extras, self.checkpoint, logits)
-        return VideoModel(net, classes, **described, feature_layer=self.feature_layer, name=self.name)
+        layers: dict[str, Any] = {"feature_layer": self.feature_layer, "feature_layers": self.feature_layers}
+        return VideoModel(net, classes, **described, **layers, name=self.name)
 
     def _classes(self, extras: Mapping[str, Any], path: Path, logits: int) -> tuple[str, ...]:
         """Names from the file the user gives, else the checkpoint's, else Kinetics-400's where there are as many."""

@@ -23,7 +23,7 @@ class Factory(ModelEntry):
     """The network that a function of your own returns: `pkg.mod:function`, or `factory:callable=pkg.mod.function`.
 
     The function takes no argument, or the number of classes as `classes` or `num_classes`. It returns a module that
-    maps clips (N, 3, T, H, W) to logits (N, K), or a `VideoModel`, which describes itself and takes no option but
+    maps clips (N, C, T, H, W) to logits (N, K), or a `VideoModel`, which describes itself and takes no option but
     `checkpoint`.
 
     Attributes:
@@ -32,7 +32,8 @@ class Factory(ModelEntry):
         classes_file: names of the classes, one a line, in the order of the logits.
         mean, std: per-channel normalisation of pixels in [0, 1], as [0.45,0.45,0.45].
         feature_layer: what CAM-type methods read; by default the last layer with activations over time and space.
-        length, stride, anchor, size, resize, crop, interpolation: the clip the network wants; see `ClipInput`.
+        length, stride, anchor, size, resize, crop, interpolation, pixels, flow: the clip the network wants; see
+            `ClipInput`.
     """
 
     name: ClassVar[str] = "factory"
@@ -50,6 +51,8 @@ class Factory(ModelEntry):
     resize: int | tuple[int, int] | None = None
     crop: str | None = None
     interpolation: str | None = None
+    pixels: bool | None = None
+    flow: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input", self._override(ClipInput()))
