@@ -11,12 +11,15 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from vidattr_bench.model import ClipInput
+from vidattr_bench.streams import shown
+
 from ._pyramid import Kernel, Pyramid
 
 _NAMED = 32  # kernels of a layer up to which each has its number written beside it
 
 
-def draw(pyramid: Pyramid, frames: Tensor, target: str, path: Path) -> None:
+def draw(pyramid: Pyramid, frames: Tensor, wanted: ClipInput, target: str, path: Path) -> None:
     """Write a PNG: above, each layer's mean activation on the frame where it is strongest; below, the kept kernels.
 
     Kernels are joined to those that they depend on; the darker a line, the larger the weight.
@@ -24,19 +27,20 @@ def draw(pyramid: Pyramid, frames: Tensor, target: str, path: Path) -> None:
     Args:
         pyramid: of one clip.
         frames: (C, T, H, W) in [0, 1].
+        wanted: what their channels are.
         target: how the class is called.
         path: the file.
     """
     columns = 1 + len(pyramid.layers)
     figure = Figure(figsize=(3 * columns, 8), layout="constrained")
     grid = figure.add_gridspec(2, columns, height_ratios=(1, 2.5))
-    _show(figure.add_subplot(grid[0, 0]), frames, frames.shape[1] // 2, "clip")
+    _show(figure.add_subplot(grid[0, 0]), frames, wanted, frames.shape[1] // 2, "clip")
     for depth, kept in enumerate(pyramid.layers, start=1):
         axes = figure.add_subplot(grid[0, depth])
         if kept:
             activation = _mean_activation(kept, frames)
             strongest = int(activation.amax((1, 2)).argmax())
-            _show(axes, frames, strongest, f"depth {depth}: {len(kept)} kernels")
+            _show(axes, frames, wanted, strongest, f"depth {depth}: {len(kept)} kernels")
             axes.imshow(activation[strongest].cpu().numpy(), cmap="turbo", alpha=0.5)
         else:
             axes.set_axis_off()
@@ -50,8 +54,8 @@ def _mean_activation(kept: Mapping[Kernel, Tensor], frames: Tensor) -> Tensor:
     return sum(enlarged[1:], enlarged[0]) / len(enlarged)
 
 
-def _show(axes: Axes, frames: Tensor, at: int, title: str) -> None:
-    axes.imshow(frames[:, at].permute(1, 2, 0).cpu().numpy())
+def _show(axes: Axes, frames: Tensor, wanted: ClipInput, at: int, title: str) -> None:
+    axes.imshow(shown(frames, wanted)[at].numpy())
     axes.set_title(f"{title}\nframe {at + 1}", fontsize=9)
     axes.set_axis_off()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from vidattr_bench import substrates
 from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
+from vidattr_bench.streams import picture_of
 from vidattr_bench.supervoxels import supervoxels
 
 from ._gradients import Score
@@ -81,5 +82,5 @@ class SupervoxelMethod(SignedMethod):
 
     def clips(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Iterator[SupervoxelClip]:
         """The clips of a batch, one by one."""
-        for clip, x, target in zip(frames, model.normalise(frames), targets, strict=True):
+        for clip, x, target in zip(picture_of(frames, model.input), model.normalise(frames), targets, strict=True):
             yield SupervoxelClip(MaskedClip(model, x, target, self.substrate, self.score), self.labels(clip))

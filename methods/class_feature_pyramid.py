@@ -93,7 +93,8 @@ class ClassFeaturePyramid(SignedMethod):
     def picture(self, model: VideoModel, frames: Tensor, targets: Tensor, path: Path) -> None:
         """Draw the pyramid of one clip, frames (1, C, T, H, W), into a PNG file."""
         (pyramid,), (target,) = self.pyramids(model, frames, targets), targets.tolist()
-        draw(pyramid, frames[0], model.classes[target] if model.classes else f"class {target}", path)
+        name = model.classes[target] if model.classes else f"class {target}"
+        draw(pyramid, frames[0], model.input, name, path)
 
     def illustrate(self, model: VideoModel, frames: Tensor, targets: Tensor, stem: Path) -> list[Path]:
         """Write the graph of one clip as JSON and its picture."""

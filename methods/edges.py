@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
+from vidattr_bench.streams import picture_of
 
 from ._blur import blur
 from ._options import require_not_negative
@@ -17,7 +18,7 @@ from ._options import require_not_negative
 
 @dataclasses.dataclass(frozen=True)
 class Edges(AttributionMethod):
-    """Sobel gradient magnitude of every frame's mean over the channels.
+    """Sobel gradient magnitude of every frame's mean over the channels, of the pixels where there is flow beside them.
 
     Attributes:
         blur: standard deviation of a Gaussian blur of every frame's map, as a fraction of the height.
@@ -38,7 +39,7 @@ class Edges(AttributionMethod):
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W), not negative; the frame continues beyond its border by its outermost pixels."""
-        padded = F.pad(frames.mean(1), (1, 1, 1, 1), mode="replicate")
+        padded = F.pad(picture_of(frames, model.input).mean(1), (1, 1, 1, 1), mode="replicate")
         return blur(torch.hypot(_slope(padded), _slope(padded.mT).mT), self.blur)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
+from vidattr_bench.streams import picture_of
 
 from ._blur import blur
 from ._options import require_not_negative
@@ -18,7 +19,7 @@ from ._options import require_not_negative
 class FrameDifference(AttributionMethod):
     """How much each pixel differs from the frame before: mean over the channels of the absolute difference.
 
-    The first frame takes the second's map.
+    The first frame takes the second's map. Where there is optical flow beside the pixels, it does not count.
 
     Attributes:
         blur: standard deviation of a Gaussian blur of every frame's map, as a fraction of the height.
@@ -41,5 +42,5 @@ class FrameDifference(AttributionMethod):
         """Relevance (N, T, H, W) in [0, 1]; 0 where a clip has one frame."""
         if frames.shape[2] == 1:
             return torch.zeros_like(frames[:, 0])
-        difference = frames.diff(dim=2).abs().mean(1)
+        difference = picture_of(frames, model.input).diff(dim=2).abs().mean(1)
         return blur(torch.cat([difference[:, :1], difference], 1), self.blur)

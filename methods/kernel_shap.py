@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vidattr_bench.model import VideoModel
+from vidattr_bench.streams import picture_of
 
 from ._supervoxels import SupervoxelClip, SupervoxelMethod
 
@@ -48,7 +49,7 @@ class KernelShap(SupervoxelMethod):
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward of every coalition, of the whole clip and of the empty one."""
-        return (coalition_count(int(self.labels(clip).max()) + 1, self.samples) + 2, 0)
+        return (coalition_count(int(self.labels(picture_of(clip, model.input)).max()) + 1, self.samples) + 2, 0)
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor, seeds: Sequence[int]) -> Tensor:
         """Relevance (N, T, H, W), constant in each supervoxel."""

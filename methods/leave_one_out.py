@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vidattr_bench.model import VideoModel
+from vidattr_bench.streams import picture_of
 
 from ._supervoxels import SupervoxelClip, SupervoxelMethod
 
@@ -28,7 +29,7 @@ class LeaveOneOut(SupervoxelMethod):
 
     def cost(self, model: VideoModel, clip: Tensor) -> tuple[int, int]:
         """A forward of the clip and one of each supervoxel's absence."""
-        return (int(self.labels(clip).max()) + 2, 0)
+        return (int(self.labels(picture_of(clip, model.input)).max()) + 2, 0)
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W), constant in each supervoxel."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vidattr_bench.model import VideoModel
 from vidattr_bench.requirements import require
+from vidattr_bench.streams import picture_of
 from vidattr_bench.supervoxels import supervoxels
 from vidattr_bench.units import Units
 
@@ -48,8 +49,8 @@ class SWAGV(ChannelPooled):
 
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W), constant in each supervoxel; `gradient=guided` needs what `guided_backprop` does."""
-        maps = self.pooled(self._gradients(model, frames, targets))
-        return torch.stack([self._averaged(clip, values) for clip, values in zip(frames, maps, strict=True)])
+        maps, pictures = self.pooled(self._gradients(model, frames, targets)), picture_of(frames, model.input)
+        return torch.stack([self._averaged(clip, values) for clip, values in zip(pictures, maps, strict=True)])
 
     def _gradients(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """(N, C, T, H, W)."""

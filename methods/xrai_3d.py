@@ -11,14 +11,16 @@ from torch import Tensor
 
 from vidattr_bench.method import SignedMethod
 from vidattr_bench.model import VideoModel
+from vidattr_bench.streams import picture_of
 from vidattr_bench.supervoxels import supervoxels
 
+from ._baselines import Baseline, baseline_clips
 from ._gradients import Score, target_score
 from ._masked import CHUNK_WITH_GRADIENTS
 from ._options import require_not_negative, require_positive
 from ._regions import cover, regions
 
-BASELINES = (0.0, 1.0)  # black and white
+BASELINES: tuple[Baseline, ...] = ("black", "white")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class XRAI3D(SignedMethod):
     def attribute(self, model: VideoModel, frames: Tensor, targets: Tensor) -> Tensor:
         """Relevance (N, T, H, W)."""
         maps = [
-            self._covered(clip, self._attribution(model, clip, target))
+            self._covered(picture_of(clip, model.input), self._attribution(model, clip, target))
             for clip, target in zip(frames, targets, strict=True)
         ]
         return torch.stack(maps).to(frames)
@@ -88,15 +90,15 @@ class XRAI3D(SignedMethod):
         x = model.normalise(clip[None])
         shares = [
             captum.attribute(x, baseline, n_steps=self.steps, internal_batch_size=CHUNK_WITH_GRADIENTS).detach()
-            for baseline in (model.normalise(torch.full_like(clip[None], level)) for level in BASELINES)
+            for baseline in (baseline_clips(model, clip[None], name) for name in BASELINES)
         ]
         mean = torch.cat(shares).cpu().double().mean(0)
         return mean.amax(0) if self.pool == "max" else mean.sum(0)
 
-    def _covered(self, clip: Tensor, attribution: Tensor) -> Tensor:
-        """The relevance (T, H, W) of one clip."""
-        partitions = [supervoxels(clip, number, self.spacing, self.compactness) for number in self.segments]
-        radius = max(1, round(self.dilation * clip.shape[2])) if self.dilation else 0
+    def _covered(self, picture: Tensor, attribution: Tensor) -> Tensor:
+        """The relevance (T, H, W) of one clip, of which supervoxels see what is a picture."""
+        partitions = [supervoxels(picture, number, self.spacing, self.compactness) for number in self.segments]
+        radius = max(1, round(self.dilation * picture.shape[2])) if self.dilation else 0
         overlaps = self.algorithm == "full"
         relevance = cover(regions(partitions, radius), attribution.flatten(), self.smallest, overlaps=overlaps)
         return relevance.view_as(attribution)

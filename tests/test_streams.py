@@ -9,10 +9,13 @@ from torch import nn
 import vidattr_bench as vb
 from vidattr_bench import evaluation, plugins
 from vidattr_bench.clip import Batch
-from vidattr_bench.errors import DataError, ModelError
+from vidattr_bench.errors import DataError, ModelError, NotApplicableError
+from vidattr_bench.metrics._randomised import layers_of
 from vidattr_bench.model import NO_MOTION, ClipInput, VideoModel
 from vidattr_bench.plan import check_stream, configure_dataset
 from vidattr_bench.rows import Subject
+from vidattr_bench.selection import run_names
+from vidattr_bench.shared import Shared
 from vidattr_bench.streams import channels_of, of_stream, shown
 from vidattr_bench.substrates import bind
 
@@ -27,12 +30,14 @@ class TwoStreams(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.rgb, self.rgb_relu = nn.Conv3d(3, 4, 3, padding=1), nn.ReLU()
-        self.flow, self.flow_relu = nn.Conv3d(2 * FIELDS, 4, 3, padding=1), nn.ReLU()
+        self.rgb_1, self.rgb_2, self.rgb_relu = nn.Conv3d(3, 4, 3, padding=1), nn.Conv3d(4, 4, 1), nn.ReLU()
+        self.flow_1, self.flow_2 = nn.Conv3d(2 * FIELDS, 4, 3, padding=1), nn.Conv3d(4, 4, 1)
+        self.flow_relu = nn.ReLU()
         self.fusion, self.relu, self.head = nn.Conv3d(8, 5, 1), nn.ReLU(), nn.Linear(5, K)
 
     def forward(self, x):
-        pixels, flow = self.rgb_relu(self.rgb(x[:, :3])), self.flow_relu(self.flow(x[:, 3:]))
+        pixels = self.rgb_relu(self.rgb_2(self.rgb_1(x[:, :3])))
+        flow = self.flow_relu(self.flow_2(self.flow_1(x[:, 3:])))
         return self.head(self.relu(self.fusion(torch.cat([pixels, flow], 1))).mean((2, 3, 4)))
 
 
@@ -83,7 +88,7 @@ def test_integrated_gradients_add_up_to_what_no_motion_takes_away(model, frames)
     total = method(of_stream(model, "flow", frames[:1]), frames[:1, STREAMS["flow"]], TARGET).sum()
     still = frames[:1].clone()
     still[:, STREAMS["flow"]] = NO_MOTION
-    torch.testing.assert_close(total, (model(frames[:1]) - model(still))[0, 1], rtol=5e-3, atol=0)
+    torch.testing.assert_close(total, (model(frames[:1]) - model(still))[0, 1], rtol=5e-3, atol=2e-6)
 
 
 def test_a_linear_model_has_the_map_of_each_stream_in_closed_form(frames):
@@ -107,10 +112,11 @@ def test_layers_keep_their_names_and_each_stream_has_its_own(model, frames):
         assert view.feature_layer(x) == f"{stream}_relu"
         assert view.module("fusion") is model.module("fusion")
         assert view.output_shape("fusion", x) == (5, T, H, W)
+        grad_cam, fused = (vb.create("methods", spec) for spec in ("grad_cam", "grad_cam:layer=relu"))
+        assert not torch.equal(grad_cam(view, frames[:1, own], TARGET), fused(view, frames[:1, own], TARGET))
         other = "rgb" if stream == "flow" else "flow"
-        grad_cam = vb.create("methods", "grad_cam")
-        named = vb.create("methods", f"grad_cam:layer={other}_relu")
-        assert not torch.equal(grad_cam(view, frames[:1, own], TARGET), named(view, frames[:1, own], TARGET))
+        with pytest.raises(NotApplicableError, match="does not depend on the stream"):
+            vb.create("methods", f"grad_cam:layer={other}_relu")(view, frames[:1, own], TARGET)
 
 
 def test_two_views_of_two_clips_do_not_meet(model, frames):
@@ -131,16 +137,19 @@ def test_black_is_no_motion_where_there_is_flow(model, frames):
         torch.testing.assert_close(pixels[:, 0, 0, 0], expected, rtol=0, atol=1e-6)
 
 
-def rows_of(model, frames, stream, only=slice(None), ids=("a", "b", "c"), donor=None):
-    names = ["gradient", "grad_cam", "random"]
-    methods = {name: plugins.create("methods", name) for name in names}
-    metrics = {name: plugins.create("metrics", name) for name in ("srg", "srg:substrate=other_clip", "roc_auc")}
+METHODS, METRICS = ("gradient", "grad_cam", "random"), ("srg", "srg:substrate=other_clip", "roc_auc")
+
+
+def rows_of(model, frames, stream, only=slice(None), ids=("a", "b", "c"), donor=None, names=(METHODS, METRICS)):
+    methods = {name: plugins.create("methods", name) for name in names[0]}
+    metrics = {name: plugins.create("metrics", name) for name in names[1]}
     tubes = torch.zeros(3, T, H, W, dtype=torch.bool)
     tubes[:, 1:3, 2:6, 3:8] = True
     batch = Batch(list(ids), frames, torch.tensor([0, 1, 2]), tubes, torch.ones(3, T, dtype=torch.bool))
     batch = batch.select(range(3)[only])
     constants = {"dataset": "d", "split": "s", "model": "two", "weights": "w"}
-    subject = Subject(model, methods, metrics, torch.arange(K), "label", 0, 3, constants, donor=donor, stream=stream)
+    told = {"sampled": frozenset(ids), "donor": donor, "stream": stream}
+    subject = Subject(model, methods, metrics, torch.arange(K), "label", 0, 3, constants, **told)
     missing = {cell for id in batch.ids for cell in subject.cells(id)}
     return evaluation.evaluate(subject, batch, missing, lambda clip: True, lambda *text: None)
 
@@ -219,3 +228,65 @@ def test_clips_of_pixels_alone_are_recorded_as_ever():
 def test_a_network_of_ones_own_says_which_streams_it_wants():
     entry = plugins.create("models", 'factory:callable=torch.nn.Identity,length=4,size="[10,12]",flow=2')
     assert entry.build().input == WANTED
+
+
+def test_every_metric_has_a_value_or_a_reason_on_a_stream(model, frames):
+    """What would need the other stream, or a flow that nobody computed, is not applicable."""
+    of_pixels = {"warped_consistency"}
+    of_neither = {"flip_equivariance", "reversal_consistency", "static_clip"}
+    metrics = [*of_pixels, *of_neither, "neuron_selectivity", "model_randomisation", "shift_consistency", "infidelity"]
+    for stream in STREAMS:
+        rows = rows_of(model, frames, stream, slice(1), names=(("grad_cam",), metrics))
+        refused = {row["metric"] for row in rows.scores if row["status"] == "not_applicable"}
+        assert refused == (of_neither if stream == "rgb" else of_neither | of_pixels)
+        assert not [row for row in rows.scores if row["status"] == "failed"]
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_only_layers_that_the_stream_reaches_count(model, frames, stream):
+    """Neither the layer before another one nor what is randomised first lies in the other stream's part."""
+    view, other = of_stream(model, stream, frames[:1]), "flow" if stream == "rgb" else "rgb"
+    x = view.normalise(frames[:1, STREAMS[stream]])
+    assert view.layer_before(f"{stream}_relu", x) == f"net.{stream}_1"
+    names = [name for layer in layers_of(view, x).names for name in layer]
+    assert [name for name in names if name.startswith(f"net.{stream}_")]
+    assert not [name for name in names if name.startswith(f"net.{other}_")]
+
+
+def test_what_looks_at_pixels_does_not_look_at_flow(model, frames):
+    """Supervoxels, edges and frame differences of a clip of both streams are those of its pixels."""
+    other = frames.clone()
+    other[:, 3:] = 1 - other[:, 3:]
+    for name in ("edges", "frame_difference"):
+        maps = [vb.create("methods", name)(model, clips, torch.zeros(3, dtype=torch.long)) for clips in (frames, other)]
+        assert torch.equal(*maps)
+    units = [Shared(model, batch_of(clips), torch.zeros(1)).units(0, "supervoxel").labels for clips in (frames, other)]
+    assert torch.equal(*units)
+
+
+def batch_of(frames):
+    tubes = torch.zeros(1, T, H, W, dtype=torch.bool)
+    return Batch(["a"], frames[:1], torch.tensor([0]), tubes, torch.ones(1, T, dtype=torch.bool))
+
+
+def test_xrai_begins_where_nothing_moves(model, frames):
+    """Where nothing moves the path from `black` has no length, and the one from `white` is all there is."""
+    still = frames[:1].clone()
+    still[:, STREAMS["flow"]] = NO_MOTION
+    view = of_stream(model, "flow", frames[:1])
+    xrai = vb.create("methods", 'xrai_3d:pool=sum,steps=100,segments="[6]"')
+    found = xrai._attribution(view, still[0, STREAMS["flow"]], TARGET[0]).sum()
+    moving = torch.ones_like(still[:, STREAMS["flow"]])
+    assert float(found) == pytest.approx(float((view(still[:, STREAMS["flow"]]) - view(moving))[0, 1]) / 2, rel=1e-2)
+
+
+def test_a_picture_of_a_pyramid_of_flow_is_drawn(model, frames, tmp_path):
+    view = of_stream(model, "flow", frames[:1])
+    pyramid = vb.create("methods", "class_feature_pyramid")
+    written = pyramid.illustrate(view, frames[:1, STREAMS["flow"]], TARGET, tmp_path / "clip")
+    assert [path.suffix for path in written] == [".json", ".png"]
+
+
+def test_runs_of_two_streams_are_told_apart():
+    facts = [{"dataset": "d", "model": "m", "stream": stream} for stream in ("rgb", "flow", "")]
+    assert run_names(facts, "abc") == ["d, m, stream rgb", "d, m, stream flow", "d, m, stream all"]

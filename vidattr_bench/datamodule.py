@@ -18,6 +18,8 @@ from vidattr_bench.errors import DataError, InconsistentError
 from vidattr_bench.model import ClipInput
 from vidattr_bench.randomness import generator
 
+_OVERRIDES = ("length", "stride", "anchor", "size", "resize", "crop", "interpolation")
+
 Labelled = tuple[Tensor, Tensor, Any]
 """Frames, labels and ids: a clip of the training, or a batch of them."""
 
@@ -95,7 +97,7 @@ class ClipDataModule(LightningDataModule):
         if wanted.flow and not self.delivers_flow:
             name = type(self).__name__
             raise DataError(f"{name} delivers no optical flow, which the model wants; take a data set of videos")
-        own = {f.name: getattr(self, f.name, None) for f in dataclasses.fields(ClipInput)}
+        own = {name: getattr(self, name) for name in _OVERRIDES}
         self.clip_input = dataclasses.replace(wanted, **{k: v for k, v in own.items() if v is not None})
 
     @property

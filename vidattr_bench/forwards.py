@@ -31,6 +31,7 @@ from vidattr_bench.metric import Metric
 from vidattr_bench.model import VideoModel
 from vidattr_bench.perturbation import CurveSpec, planned_forwards
 from vidattr_bench.shared import RemovalSpec, units_of
+from vidattr_bench.streams import picture_of
 
 
 class Work(NamedTuple):
@@ -104,7 +105,7 @@ class Forwards:
 
         There the order decides how many cuts fall on boundaries of their own: see `planned_forwards`.
         """
-        return planned_forwards(spec, units_of(clip, spec.unit), self.forward_batch)
+        return planned_forwards(spec, units_of(picture_of(clip, self.model.input), spec.unit), self.forward_batch)
 
     def _asked(self, explaining: bool) -> list[Metric]:
         """The metrics that are measured on a clip."""

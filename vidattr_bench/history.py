@@ -87,7 +87,8 @@ def accept(
 
 
 def _name(run: RunData) -> str:
-    return slug(f"{run.facts.get('dataset', 'unknown')}-{run.facts.get('model', 'unknown')}")
+    names = (run.facts.get("dataset", "unknown"), run.facts.get("model", "unknown"), run.facts.get("stream"))
+    return slug("-".join(str(name) for name in names if name))
 
 
 def _check_date(date: str) -> None:
@@ -157,7 +158,7 @@ def _entry(
     run: RunData, name: str, note: str, date: str, comparison: Comparison | None, *, forced: bool, anchor: bool
 ) -> dict[str, Any]:
     depends_on = run.facts.get("depends_on", {})
-    question = {key: depends_on.get(key) for key in MUST_AGREE}
+    question = {key: depends_on.get(key) for key in MUST_AGREE if key in depends_on or key != "stream"}
     return {
         "run": name,
         "date": date or _commit_date(str(run.facts.get("git_commit") or "")),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vidattr_bench.errors import ModelError, NotApplicableError, did_you_mean
-from vidattr_bench.probe import Probe, mixes_channels, probed
+from vidattr_bench.probe import Probe, mixes_channels, probed, reached
 
 NO_MOTION = 128 / 255
 """What optical flow of 0 pixels a frame is in a clip, where flow is kept as bytes."""
@@ -121,6 +121,7 @@ class VideoModel(nn.Module):
 
     Attributes:
         calls: clips sent forward and backward so far.
+        partial: whether some of the network does not depend on the clips, as where one stream alone is explained.
         facts: what was found out about the network, by clip size; never depends on the pixels.
 
     Raises:
@@ -149,6 +150,7 @@ class VideoModel(nn.Module):
         self.input = input or ClipInput()
         self.name = name
         self.calls = Calls()
+        self.partial = False
         self.declares_normalisation = mean is not None
         self.register_buffer("mean", torch.tensor(mean or [0.0]).view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std or [1.0]).view(1, -1, 1, 1, 1), persistent=False)
@@ -245,9 +247,13 @@ class VideoModel(nn.Module):
             if isinstance(fact, VideoModel):
                 yield from fact.every_module()
 
+    def _path(self, layer: str) -> str:
+        """Where in the network the module lies that is called `layer`."""
+        return self._renamed.get(layer, layer)
+
     def module(self, layer: str) -> nn.Module:
         """The module called `layer`; raises `ModelError` with the nearest names."""
-        layer = self._renamed.get(layer, layer)
+        layer = self._path(layer)
         modules: dict[str, nn.Module] = dict(self.net.named_modules())
         if layer not in modules:
             raise ModelError(f"the network has no layer {layer!r}; {did_you_mean(layer, [k for k in modules if k])}")
@@ -261,7 +267,7 @@ class VideoModel(nn.Module):
             NotApplicableError: the layer does not put out (N, C, t, h, w), or does not run exactly once.
         """
         self.module(layer)
-        return self._probe(x).output_shape(self._renamed.get(layer, layer), layer)
+        return self._probe(x).output_shape(self._path(layer), layer)
 
     def feature_layer(self, x: Tensor) -> str:
         """The declared one, else the last module that runs once and puts out (N, C, t, h, w) with t, h and w above 1.
@@ -288,7 +294,7 @@ class VideoModel(nn.Module):
             NotApplicableError: `layer` or what runs before it puts out no (N, C, t, h, w), or runs more than once.
         """
         self.output_shape(layer, x)
-        before = self._probe(x).layer_before(layer)
+        before = self._probe(x).layer_before(self._path(layer))
         return before if mixes_channels(self.module(layer)) else self.layer_before(before, x)
 
     def linear_head(self, x: Tensor) -> LinearHead:
@@ -304,9 +310,13 @@ class VideoModel(nn.Module):
         """What the modules put out on a clip as large as those of x, found out once per size."""
         key = ("probe", tuple(x.shape[1:]), x.device)
         if key not in self.facts:
-            self.facts[key] = probed(self.net, x)
+            self.facts[key] = probed(self.net, x, only_reached=self.partial)
         found: Probe = self.facts[key]
         return found
+
+    def reached(self, x: Tensor) -> frozenset[str]:
+        """Names of the modules whose output depends on the clip, found on x (1, C, T, H, W) and noise."""
+        return reached(self.net, x)
 
     def weights_hash(self) -> str:
         """SHA-256 (16 hex digits) of every parameter and buffer, names included."""

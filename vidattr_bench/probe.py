@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from vidattr_bench.errors import NotApplicableError
 
@@ -19,7 +20,7 @@ class Probe:
     """Volumes (name, shape, mean over t, h, w) and linear layers (name, input, output) in order of execution.
 
     How often every module runs is in `runs`. Shapes in `channel_last` are (N, t, h, w, C), as in video transformers; no
-    volume has one of them.
+    volume has one of them, or is of a module in `unreached`, whose output does not depend on the clip.
     """
 
     volumes: list[tuple[str, torch.Size, Tensor]] = dataclasses.field(default_factory=list)
@@ -27,6 +28,7 @@ class Probe:
     channel_last: set[torch.Size] = dataclasses.field(default_factory=set)
     logits: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
     runs: Counter[str] = dataclasses.field(default_factory=Counter)
+    unreached: frozenset[str] = frozenset()
 
     def layers(self) -> list[tuple[str, torch.Size]]:
         """Name and shape of the volumes of the modules that run once."""
@@ -41,6 +43,8 @@ class Probe:
         if self.runs[layer] != 1:
             runs = f"layer {called!r} runs {self.runs[layer]} times in a forward pass"
             raise NotApplicableError(f"{runs}; name one that runs once")
+        if layer in self.unreached:
+            raise NotApplicableError(f"layer {called!r} does not depend on the stream that is explained")
         for name, (_, c, t, h, w) in self.layers():
             if name == layer:
                 return c, t, h, w
@@ -80,13 +84,46 @@ class Probe:
 
 
 @torch.no_grad()
-def probed(net: nn.Module, x: Tensor) -> Probe:
-    """What the modules of `net` put out on one clip as large as those of x (N, C, T, H, W)."""
+def probed(net: nn.Module, x: Tensor, only_reached: bool = False) -> Probe:
+    """What the modules of `net` put out on one clip as large as those of x (N, C, T, H, W).
+
+    With `only_reached` modules are found whose output does not depend on the clip.
+    """
     # A constant clip could make two layers look alike; noise from a fixed generator does not.
     noise = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
     with _recording(net) as probe:
         probe.logits = net(noise)
+    if only_reached:
+        probe.unreached = frozenset(probe.runs) - reached(net, noise)
+        probe.volumes = [volume for volume in probe.volumes if volume[0] not in probe.unreached]
     return probe
+
+
+@torch.no_grad()
+def reached(net: nn.Module, x: Tensor) -> frozenset[str]:
+    """The modules whose output is another one on noise than on x, (1, C, T, H, W)."""
+    one, other = _sums(net, x), _sums(net, torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x))
+    return frozenset(name for name, sums in one.items() if sums != other[name])
+
+
+def _sums(net: nn.Module, x: Tensor) -> dict[str, list[float]]:
+    """The sums of all that each module puts out on x."""
+    found: dict[str, list[float]] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+            found.setdefault(name, []).extend(float(tensor.double().sum()) for tensor in tensors)
+
+        return hook
+
+    handles = [module.register_forward_hook(note(name)) for name, module in net.named_modules()]
+    try:
+        net(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @contextmanager

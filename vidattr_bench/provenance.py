@@ -127,8 +127,8 @@ def check_resumable(plan: Plan, store: Store, device: torch.device) -> None:
                 "restore it, or choose another folder with --output"
             )
         return
-    now = numbers_depend_on(plan, device)
-    changed = [key for key, value in now.items() if before.get("depends_on", {}).get(key) != value]
+    then, now = before.get("depends_on", {}), numbers_depend_on(plan, device)
+    changed = [key for key in {**now, **then} if then.get(key) != now.get(key)]
     for kind, facts in (
         ("methods", method_facts(plan.methods)),
         ("metrics", metric_facts(plan.metrics)),

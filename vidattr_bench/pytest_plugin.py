@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from vidattr_bench.compare import Comparison
 
-_FROM_REFERENCE = ("dataset", "model", "target", "precision", "class_map", "sample")
+_FROM_REFERENCE = ("dataset", "model", "stream", "target", "precision", "class_map", "sample")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from vidattr_bench.summary import Facts
 
 Subset = Literal["all", "correct", "shared"]
 Uncertainty = Literal["interval", "plusminus", "none"]
-_TELLING = ("split", "target", "seed", "weights", "clips", "precision", "input")
+_TELLING = ("stream", "split", "target", "seed", "weights", "clips", "precision", "input")
 _OF_THE_SUBJECT = ("dataset", "dataset_code", "data", "split", "input", "classes", "limit")
 _OF_THE_MODEL = ("model", "model_code", "weights", "classes", "input")
 
@@ -163,6 +163,8 @@ def _versions(runs: Sequence[Facts], kind: str, label: str) -> set[str]:
 def _setting(facts: Facts, key: str) -> Any:
     if key == "clips":
         return f"{facts.get('clips', {}).get('planned', 0)} clips"
+    if key == "stream":
+        return facts.get("stream") or "all"
     return facts.get("depends_on", {}).get(key, facts.get(key, ""))
 
 

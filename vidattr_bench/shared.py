@@ -13,6 +13,7 @@ from torch import Tensor
 from vidattr_bench import perturbation, randomness, substrates
 from vidattr_bench.clip import Batch
 from vidattr_bench.model import VideoModel
+from vidattr_bench.streams import picture_of
 from vidattr_bench.substrates import Replace
 from vidattr_bench.supervoxels import supervoxels
 from vidattr_bench.units import Units, check_unit, regular_units
@@ -140,7 +141,8 @@ class Shared:
         """The partition of a clip into units; supervoxels are found once."""
         if unit != "supervoxel":
             return regular_units(unit, *self.batch.frames.shape[2:])
-        found: Units = self.memo(("units", clip, unit), lambda: units_of(self.batch.frames[clip], unit))
+        picture = picture_of(self.batch.frames[clip], self.model.input)
+        found: Units = self.memo(("units", clip, unit), lambda: units_of(picture, unit))
         return found
 
     def clean_logits(self, clip: int) -> Tensor:

@@ -52,9 +52,15 @@ def of_stream(model: VideoModel, stream: str, frames: Tensor) -> VideoModel:
     other._renamed = {name: f"net.{model._renamed.get(name, name)}" for name, _ in model.net.named_modules() if name}
     other._declared_feature_layer = model.feature_layers.get(stream, model.declared_feature_layer)
     other.input = dataclasses.replace(model.input, pixels=stream == "rgb", flow=model.input.flow * (stream == "flow"))
+    other.partial = True
     # What is found out about this network holds for this clip alone, which is part of it.
     other.facts = {}
     return other
+
+
+def picture_of(frames: Tensor, wanted: ClipInput) -> Tensor:
+    """What of clips (..., C, T, H, W) is a picture: their pixels, where they have optical flow too."""
+    return frames[..., : wanted.streams["rgb"], :, :, :] if wanted.flow and wanted.pixels else frames
 
 
 def shown(frames: Tensor, wanted: ClipInput, stream: str = "") -> Tensor:

@@ -69,7 +69,7 @@ def tidy(runs: Sequence[RunSummary], choice: Choice) -> str:
 def _tidy_rows(run: RunSummary, choice: Choice) -> pd.DataFrame:
     rows = run.rows if choice.subset is None else run.rows[run.rows["subset"] == choice.subset]
     facts, metrics, methods = run.facts, metric_facts(run.facts), run.facts.get("methods", {})
-    where = {key: facts.get(key, "") for key in ("dataset", "split", "model", "target", "seed")}
+    where = {key: facts.get(key, "") for key in ("dataset", "split", "model", "stream", "target", "seed")}
     where["weights"] = facts.get("depends_on", {}).get("weights", "")
     about = {
         "method_family": rows["method"].map(lambda label: methods.get(label, {}).get("family", "")),

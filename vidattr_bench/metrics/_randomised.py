@@ -41,6 +41,9 @@ def layers_of(model: VideoModel, x: Tensor) -> Layers:
     if key not in model.facts:
         order = _running_order(model.net, x)
         modules = dict(model.net.named_modules())
+        if model.partial:  # a layer that the clip does not reach has nothing to do with its map
+            names = model.reached(x)
+            order = [name for name in order if name in names]
         layers = _grouped(modules, [name for name in order if list(modules[name].parameters(recurse=False))])
         norms = [(order.index(name), name) for name in order if _keeps_statistics(modules[name])]
         begins = [order.index(layer[0]) for layer in layers]

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.metric import Case, Measurement, Metric
 from vidattr_bench.model import VideoModel
 
@@ -126,6 +127,11 @@ class FlipEquivariance(_Consistency):
 
     reference: ClassVar[str] = "Crabbe 2023, arXiv 2304.06715 (explanation equivariance)"
 
+    def measure(self, case: Case) -> Measurement:
+        """Values of N clips; raises `NotApplicableError` where they have optical flow."""
+        _without_flow(case, "in a mirror")
+        return super().measure(case)
+
     def _moved(self, frames: Tensor) -> Tensor:
         return frames.flip(4)
 
@@ -144,11 +150,21 @@ class ReversalConsistency(_Consistency):
 
     reference: ClassVar[str] = "Crabbe 2023, arXiv 2304.06715 (explanation equivariance)"
 
+    def measure(self, case: Case) -> Measurement:
+        """Values of N clips; raises `NotApplicableError` where they have optical flow."""
+        _without_flow(case, "played backwards")
+        return super().measure(case)
+
     def _moved(self, frames: Tensor) -> Tensor:
         return frames.flip(2)
 
     def _matched(self, map_: Tensor, of_moved: Tensor) -> tuple[Tensor, Tensor]:
         return map_, of_moved.flip(0)
+
+
+def _without_flow(case: Case, how: str) -> None:
+    if case.model.input.flow or case.model.partial:
+        raise NotApplicableError(f"optical flow {how} is another one than the flow of these frames {how}")
 
 
 def shifted(frames: Tensor, pixels: int) -> Tensor:
@@ -199,7 +215,8 @@ class StaticClip(Metric):
             raise ValueError(f"margin={self.margin} must lie in [0, 0.5)")
 
     def measure(self, case: Case) -> Measurement:
-        """Values of N clips."""
+        """Values of N clips; raises `NotApplicableError` where they have optical flow."""
+        _without_flow(case, "of one repeated frame")
         t = case.batch.frames.shape[2]
         still = case.batch.frames[:, :, t // 2, None].expand_as(case.batch.frames).contiguous()
         maps = case.explain(case.model, still, case.targets)

@@ -162,14 +162,15 @@ class NeuronSelectivity(_Selectivity):
 class _Neurons(nn.Module):
     """A network whose logits are the largest activation of each channel of one of its layers."""
 
-    def __init__(self, net: nn.Module, layer: str) -> None:
+    def __init__(self, net: nn.Module, module: nn.Module, layer: str) -> None:
         super().__init__()
         self.net, self.layer = net, layer
+        self._of = [module]  # a list, so that it is no module of this one a second time
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, channels); raises `NotApplicableError` where a trace leaves out the hook that reads them."""
         seen: list[Tensor] = []
-        handle = self.net.get_submodule(self.layer).register_forward_hook(lambda _, args, output: seen.append(output))
+        handle = self._of[0].register_forward_hook(lambda _, args, output: seen.append(output))
         try:
             self.net(x)
         finally:
@@ -183,7 +184,7 @@ class _Neurons(nn.Module):
 
 def neuron_model(model: VideoModel, layer: str, x: Tensor) -> VideoModel:
     """The model with the largest activation of each channel of `layer` for logits; x is a normalised clip (1, ...)."""
-    net = _Neurons(model.net, layer).eval()
+    net = _Neurons(model.net, model.module(layer), layer).eval()
     neurons = model.with_net(net, {name: f"net.{name}" for name, _ in model.net.named_modules() if name}, x)
     neurons.classes = tuple(f"channel {i}" for i in range(model.output_shape(layer, x)[0]))
     return neurons

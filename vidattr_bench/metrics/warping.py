@@ -8,8 +8,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.flow import optical_flow, visible, warp
 from vidattr_bench.metric import Case, Measurement, Metric
+from vidattr_bench.streams import picture_of
 
 from ._similarity import Similarity, similarity
 
@@ -53,11 +55,17 @@ class WarpedConsistency(Metric):
             raise ValueError(f"flow_warps={self.flow_warps}, flow_iterations={self.flow_iterations} must be at least 1")
 
     def measure(self, case: Case) -> Measurement:
-        """Values of N clips and the chance level 0; the flow of a clip is shared by all methods."""
+        """Values of N clips and the chance level 0; the flow of a clip is shared by all methods.
+
+        Raises:
+            NotApplicableError: the clips are of optical flow alone, in which nothing can be followed.
+        """
+        if not case.model.input.pixels:
+            raise NotApplicableError("clips of optical flow alone have no pixels that could be followed")
         return Measurement.of([self._clip(case, clip) for clip in range(len(case))], [0.0] * len(case))
 
     def _clip(self, case: Case, clip: int) -> float | str:
-        frames = case.batch.frames[clip]
+        frames = picture_of(case.batch.frames[clip], case.model.input)
         if frames.shape[1] == 1:
             return "one_frame"
         key = ("flow", clip, self.flow_warps, self.flow_iterations)
