@@ -109,7 +109,7 @@ def check(data: ClipDataModule, name: str, *, decode: bool = False, workers: int
     """
     missing, (refs, problem) = data.missing(), _refs(data)
     truths = data.truths()
-    told = [] if truths is None else list(truths)
+    told = [] if truths is None else [_counted(truth) for truth in truths]
     found = _listing(refs, told, known=truths is not None)
     if decode and refs:
         found = _decoding(data, refs, found.inconsistent, workers)
@@ -146,13 +146,20 @@ def _videos(told: Iterable[VideoTruth | Unreadable]) -> list[VideoTruth]:
     return [truth for truth in told if isinstance(truth, VideoTruth)]
 
 
+def _counted(truth: VideoTruth | Unreadable) -> VideoTruth | Unreadable:
+    """Without masks: what is counted is in the boxes, and the masks of all videos would fill the memory."""
+    if isinstance(truth, Unreadable):
+        return truth
+    return dataclasses.replace(truth, tubes=tuple(dataclasses.replace(tube, masks=None) for tube in truth.tubes))
+
+
 def _whole(data: ClipDataModule) -> dict[str, Annotation]:
     """The counts of all parts together, where the data set knows such a part."""
     if data.part == "all":
         return {}
     try:
         truths = dataclasses.replace(data, part="all").truths()
-        return {} if truths is None else {"all": count(_videos(truths))}
+        return {} if truths is None else {"all": count(_videos(map(_counted, truths)))}
     except UserError:
         return {}
 
@@ -230,7 +237,8 @@ def with_controls(report: DataReport, data: ClipDataModule) -> DataReport:
     """The report with the pointing game of centre, random and oracle, where the data set tells tubes undecoded."""
     truths = data.truths()
     data.adapt(GRID)
-    found = () if truths is None else tuple(controls(_videos(truths), data.clip_input))
+    videos = None if truths is None else (truth for truth in truths if isinstance(truth, VideoTruth))
+    found = () if videos is None else tuple(controls(videos, data.clip_input))
     return dataclasses.replace(report, controls=found)
 
 

@@ -14,35 +14,64 @@ from vidattr_bench.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Tube:
-    """The boxes of one action instance over consecutive sampled frames.
+    """The boxes of one action instance over consecutive sampled frames, or its outlines where they are known.
 
     Attributes:
         label: index of the class in the data set's list.
         start: first frame, 0-based within the clip.
         boxes: (n, 4) float, x0, y0, x1, y1 in pixels, half-open; an empty box marks a frame where the crop hides the
             actor.
+        masks: bool (n, H, W), the voxels of the clip that belong to it; None where its boxes are all that is known.
+            With masks the boxes are those around them: see `outlined`.
     """
 
     label: int
     start: int
     boxes: Tensor
+    masks: Tensor | None = None
+
+    @classmethod
+    def outlined(cls, label: int, start: int, masks: Tensor) -> Tube:
+        """The tube of masks, bool (n, H, W), with the boxes around them."""
+        return cls(label, start, boxes_around(masks), masks)
 
     def mask(self, t: int, h: int, w: int) -> Tensor:
-        """Bool (T, H, W): True where the centre of a voxel lies inside the box of its frame.
+        """Bool (T, H, W): the masks where there are some, else the voxels whose centre lies inside their frame's box.
 
         Raises:
-            DataError: the tube begins before the first or after the last of the T frames.
+            DataError: the tube begins before the first or after the last of the T frames, or its masks have another
+                size.
         """
         if not 0 <= self.start < t:
             raise DataError(f"a tube starts at frame {self.start} of a clip of {t} frames")
         mask = torch.zeros(t, h, w, dtype=torch.bool)
-        x0, y0, x1, y1 = self.boxes[: t - self.start].double().unbind(1)
+        inside = self._inside(h, w)[: t - self.start]
+        mask[self.start : self.start + len(inside)] = inside
+        return mask
+
+    def _inside(self, h: int, w: int) -> Tensor:
+        """Bool (n, H, W)."""
+        if self.masks is not None:
+            if self.masks.shape != (len(self.boxes), h, w):
+                found = tuple(self.masks.shape)
+                raise DataError(f"a tube's masks have shape {found}; its boxes and clip need {len(self.boxes), h, w}")
+            return self.masks
+        x0, y0, x1, y1 = self.boxes.double().unbind(1)
         ys = torch.arange(h, dtype=torch.float64) + 0.5
         xs = torch.arange(w, dtype=torch.float64) + 0.5
         rows = (ys >= y0[:, None]) & (ys < y1[:, None])
         columns = (xs >= x0[:, None]) & (xs < x1[:, None])
-        mask[self.start : self.start + len(x0)] = rows[:, :, None] & columns[:, None, :]
-        return mask
+        return rows[:, :, None] & columns[:, None, :]
+
+
+def boxes_around(masks: Tensor) -> Tensor:
+    """The tight boxes of masks, bool (n, H, W): float64 (n, 4), half-open, zero where a mask is empty."""
+    sides = []
+    for hit in (masks.any(1), masks.any(2)):  # columns, rows
+        cells, size = hit.int(), hit.shape[1]
+        sides.append((cells.argmax(1), size - cells.flip(1).argmax(1)))
+    (x0, x1), (y0, y1) = sides
+    return torch.stack([x0, y0, x1, y1], 1).double() * masks.flatten(1).any(1)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +120,7 @@ class VideoTruth:
         label: index of the class, or None where it has none.
         frames: number of frames of the video.
         size: height and width of the frames that the boxes were drawn in.
-        tubes: over the frames of the video, 0-based, in pixels of `size`.
+        tubes: over the frames of the video, 0-based, in pixels of `size`, masks too.
     """
 
     id: str

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vidattr_bench import plugins, spec, theory
-from vidattr_bench.clip import Batch, Clip
+from vidattr_bench.clip import Batch, Clip, Tube, boxes_around
 from vidattr_bench.datamodule import ClipDataModule
 from vidattr_bench.errors import NotApplicableError, did_you_mean
 from vidattr_bench.fixtures import small_batch, small_model
@@ -178,6 +178,10 @@ def _assert_tubes_inside(clip: Clip, classes: int) -> None:
         low, high = tube.boxes[:, :2], tube.boxes[:, 2:]
         inside = bool(((low >= 0) & (low <= high) & (high <= torch.tensor([w, h]))).all())
         assert inside, f"{clip.id}: boxes must be x0, y0, x1, y1 inside the {w} x {h} frame"
+        if tube.masks is not None:
+            assert tube.masks.dtype == torch.bool, f"{clip.id}: masks must be bool"
+            assert tube.masks.shape == (len(tube.boxes), h, w), f"{clip.id}: masks must be (n, H, W)"
+            assert torch.equal(boxes_around(tube.masks), tube.boxes), f"{clip.id}: boxes must be those around the masks"
 
 
 def dataset_is_deterministic(dataset: ClipDataModule) -> None:
@@ -187,10 +191,13 @@ def dataset_is_deterministic(dataset: ClipDataModule) -> None:
         first = dataset.load(ref)
         for other in (dataset.load(ref), again.load(ref)):
             assert torch.equal(first.frames, other.frames), f"{ref.id}: loading twice must give the same frames"
-            tubes = [(tube.label, tube.start, tube.boxes.tolist()) for tube in first.tubes]
-            same = tubes == [(tube.label, tube.start, tube.boxes.tolist()) for tube in other.tubes]
+            same = [_told(tube) for tube in first.tubes] == [_told(tube) for tube in other.tubes]
             assert same, f"{ref.id}: loading twice must give the same tubes"
     assert dataset.fingerprint() == again.fingerprint(), "the fingerprint must be a function of the data"
+
+
+def _told(tube: Tube) -> tuple[Any, ...]:
+    return tube.label, tube.start, tube.boxes.tolist(), None if tube.masks is None else tube.masks.tolist()
 
 
 def model_gives_logits(model: VideoModel) -> None:

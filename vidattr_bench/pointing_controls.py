@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from scipy import ndimage
 from torch import Tensor
 
-from vidattr_bench.clip import VideoTruth
+from vidattr_bench.clip import Tube, VideoTruth
 from vidattr_bench.metrics.localisation import pointing_hits
 from vidattr_bench.model import ClipInput
-from vidattr_bench.transform import fit_boxes, sample_indices
+from vidattr_bench.transform import fit_boxes, fit_masks, sample_indices
 
 GRID = ClipInput(length=16, anchor="spread", size=(112, 112), crop="none")
 """Frames over the whole clip, stretched to the grid: nothing of a tube is cropped away."""
@@ -74,18 +75,34 @@ def squared_distances(truth: VideoTruth, wanted: ClipInput) -> tuple[Tensor, Ten
     """From each voxel to the truth of its frame, squared: first to one box a frame, second to the nearest of all.
 
     Returns:
-        Twice (T, H, W) float32, in voxels: 0 inside a box of the label's tubes, infinite where the frame has none.
+        Twice (T, H, W) float32, in voxels: 0 inside the label's tubes, infinite where the frame has none.
     """
     place = {i: t for t, i in enumerate(sample_indices(truth.frames, wanted)) if i is not None}
     first, nearest = torch.full((2, wanted.length, *wanted.size), float("inf"))
     for tube in (tube for tube in truth.tubes if tube.label == truth.label):
         at = [(t, i - tube.start) for i, t in place.items() if 0 <= i - tube.start < len(tube.boxes)]
         rows = [t for t, _ in at]
-        found = _squared(fit_boxes(tube.boxes[[i for _, i in at]], truth.size, wanted), wanted.size)
+        found = _to_tube(tube, [i for _, i in at], truth.size, wanted)
         vacant = first[rows, :1, :1].isinf()
         first[rows] = torch.where(vacant, found, first[rows])
         nearest[rows] = torch.minimum(found, nearest[rows])
     return first, nearest
+
+
+def _to_tube(tube: Tube, chosen: list[int], source: tuple[int, int], wanted: ClipInput) -> Tensor:
+    """(n, H, W): squared distance to the nearest voxel of some of a tube's masks, or else boxes."""
+    if tube.masks is None:
+        return _squared(fit_boxes(tube.boxes[chosen], source, wanted), wanted.size)
+    return _squared_to(fit_masks(tube.masks[chosen], source, wanted))
+
+
+def _squared_to(masks: Tensor) -> Tensor:
+    """(n, H, W): squared distance to the nearest voxel of each mask; infinite without any."""
+    found = torch.full(masks.shape, float("inf"))
+    for to, mask in zip(found, masks, strict=True):
+        if bool(mask.any()):
+            to[:] = torch.from_numpy(ndimage.distance_transform_edt(~mask.numpy()) ** 2).round()
+    return found
 
 
 def _middle(h: int, w: int) -> Tensor:

@@ -114,6 +114,28 @@ def fit_boxes(boxes: Tensor, source: tuple[int, int], wanted: ClipInput) -> Tens
     return moved * visible
 
 
+def fit_masks(masks: Tensor, source: tuple[int, int], wanted: ClipInput) -> Tensor:
+    """The masks of `fit`: a voxel belongs to a mask that covers half of it or more.
+
+    Coverage is by area, whatever the interpolation of the pixels. What is nowhere half a voxel wide leaves no voxel.
+
+    Args:
+        masks: bool (n, H, W), drawn over whole frames, at their size or at another one.
+        source: height and width of the frames.
+        wanted: size, resize and crop.
+
+    Returns:
+        Bool (n, h, w), in pixels of the clip.
+    """
+    resized, (top, left) = _geometry(source, wanted)
+    h, w = wanted.size
+    rows = _overlap(masks.shape[1], resized[0])[top : top + h]
+    columns = _overlap(masks.shape[2], resized[1])[left : left + w]
+    covered = [rows @ mask.double() @ columns.T for mask in masks]
+    # Shares of whole pixels are sums of rounded quotients.
+    return torch.stack(covered) >= 0.5 - 1e-9 if covered else torch.zeros(0, h, w, dtype=torch.bool)
+
+
 def _geometry(source: tuple[int, int], wanted: ClipInput) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width after the resize, and top and left of the crop."""
     if wanted.crop not in CROPS:
