@@ -14,28 +14,34 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from torch import Tensor
 
-from vidattr_bench.clip import Clip, Tube, Unreadable, VideoTruth
+from vidattr_bench.clip import Clip, Tube, Unreadable, VideoTruth, boxes_around
 from vidattr_bench.datamodule import ClipRef
-from vidattr_bench.errors import DataError, InconsistentError
-from vidattr_bench.transform import Sampled, fit_boxes, sample_clip
+from vidattr_bench.errors import DataError, InconsistentError, did_you_mean
+from vidattr_bench.transform import Sampled, fit_boxes, fit_masks, sample_clip
 from vidattr_bench.video import frame_count
 
 from ._class_lists import ClassLists
 
+_TRUTHS = ("boxes", "masks")
+
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class JHMDB(ClassLists):
-    """JHMDB, 21 classes of HMDB51 with the acting person outlined in every frame; the tube is the outline's box.
+    """JHMDB, 21 classes of HMDB51 with the acting person outlined in every frame; the tube is the outline or its box.
 
     Clips are folders of pictures `<root>/Rename_Images/<class>/<clip>/00001.png` (`Frames` too) or videos
     `<root>/ReCompress_Videos/<class>/<clip>.avi`; outlines are `<root>/puppet_mask/<class>/<clip>/puppet_mask.mat`. A
     frame without an outline, as the last ones of some clips are, is unknown, not empty; so is a clip without the file.
     A clip's group is the film or video that it was cut from.
 
+    The box around the outline is what published localisation on JHMDB is measured on, and what the tubes of UCF101-24
+    are, so that it is the default. The outline itself leaves out what lies about the person within the box.
+
     Attributes:
         root: folder with the frames, the outlines and the lists.
         splits: folder with <class>_test_split1.txt, ...; by default found below root, in `splits` for one.
         masks: folder with <class>/<clip>/puppet_mask.mat; by default `puppet_mask` below root.
+        truth: boxes, those around the outlines, or masks, the outlines themselves.
     """
 
     reference: ClassVar[str] = "Jhuang et al. 2013, doi 10.1109/ICCV.2013.396"
@@ -43,35 +49,47 @@ class JHMDB(ClassLists):
     list_folders: ClassVar[Sequence[str]] = ("splits", "JHMDB_splits", "listfiles/JHMDB_splits", ".")
 
     masks: Path | None = None
+    truth: str = "boxes"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.truth not in _TRUTHS:
+            raise DataError(f"jhmdb: truth={self.truth!r} is unknown; {did_you_mean(self.truth, _TRUTHS)}")
+
+    @property
+    def split_name(self) -> str:
+        """Split and part, such as 1/test, and masks where they are the truth."""
+        return super().split_name + ("/masks" if self.truth == "masks" else "")
 
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; raises `DataError` too where there are more outlines than frames."""
-        path, told = self.clips[ref.id.casefold()], self._boxes(ref.id)
+        path, told = self.clips[ref.id.casefold()], self._outlines(ref.id)
         total = frame_count(path)
         sampled = sample_clip(path, self.clip_input, total)
         if told is None:
             return Clip(ref.id, ref.group, sampled.frames, ref.label, (), sampled.known & False)
-        boxes, size = told
-        if len(boxes) > total:
+        if len(told) > total:
             raise InconsistentError(
-                f"{path}: has {total} frames, but {self._mask_file(ref.id)} outlines {len(boxes)}; extract every frame"
+                f"{path}: has {total} frames, but {self._mask_file(ref.id)} outlines {len(told)}; extract every frame"
             )
-        tubes, annotated = self._sampled(ref, boxes, size, sampled)
+        tubes, annotated = self._sampled(ref, told, sampled)
         return Clip(ref.id, ref.group, sampled.frames, ref.label, tubes, annotated)
 
     def truths(self) -> Iterator[VideoTruth | Unreadable]:
-        """The boxes of the listed clips whose outlines are there; reads as many files."""
+        """The tubes of the listed clips whose outlines are there; reads as many files."""
         labels = {name: i for i, name in enumerate(self.classes)}
         for entry in self.entries:
             try:
-                told = self._boxes(entry.clip)
+                told = self._outlines(entry.clip)
             except DataError as error:
                 yield Unreadable(entry.clip, str(error), inconsistent=True)
                 continue
             if told is not None:
-                boxes, size = told
-                tubes = (_tube(labels[entry.label], boxes),)
-                yield VideoTruth(entry.clip, entry.group, labels[entry.label], len(boxes), size, tubes)
+                label, known = labels[entry.label], told.flatten(1).any(1).nonzero()[:, 0]
+                first, last = int(known[0]), int(known[-1])
+                tube = Tube.outlined(label, first, told[first : last + 1])
+                tubes = (tube if self.truth == "masks" else dataclasses.replace(tube, masks=None),)
+                yield VideoTruth(entry.clip, entry.group, label, len(told), (told.shape[1], told.shape[2]), tubes)
 
     def truth_files(self, clip: str) -> list[Path]:
         """The file with the outlines."""
@@ -86,30 +104,34 @@ class JHMDB(ClassLists):
     def _labels(self) -> dict[str, str]:
         return {entry.clip: entry.label for entry in self.entries}
 
-    def _boxes(self, clip: str) -> tuple[Tensor, tuple[int, int]] | None:
-        """Boxes of the outlines (n, 4), zero where a frame has none, and height and width; None without the file."""
+    def _outlines(self, clip: str) -> Tensor | None:
+        """Bool (n, H, W), empty where a frame has no outline; None without the file."""
         path = self._mask_file(clip)
-        return boxes_of(read_masks(path)) if path.is_file() else None
+        return torch.from_numpy(read_masks(path)).permute(2, 0, 1) if path.is_file() else None
 
-    def _sampled(
-        self, ref: ClipRef, boxes: Tensor, size: tuple[int, int], sampled: Sampled
-    ) -> tuple[tuple[Tube, ...], Tensor]:
-        """The tube on the sampled frames, none where no outlined frame was sampled, and which frames are known."""
-        scale = torch.tensor([sampled.size[1] / size[1], sampled.size[0] / size[0]] * 2, dtype=torch.float64)
-        here = torch.zeros(len(sampled.indices), 4, dtype=torch.float64)
+    def _sampled(self, ref: ClipRef, outlines: Tensor, sampled: Sampled) -> tuple[tuple[Tube, ...], Tensor]:
+        """The tube on the sampled frames, none where no outlined frame was sampled, and which frames are known.
+
+        It is one person from the first to the last of these; a frame between without an outline keeps an empty one.
+        """
+        here = torch.zeros(len(sampled.indices), *outlines.shape[1:], dtype=torch.bool)
         for t, i in enumerate(sampled.indices):
-            if i is not None and i < len(boxes):
-                here[t] = boxes[i] * scale
-        annotated = here[:, 2] > here[:, 0]
-        if ref.label is None or not annotated.any():
+            if i is not None and i < len(outlines):
+                here[t] = outlines[i]
+        annotated = here.flatten(1).any(1)
+        known = annotated.nonzero()[:, 0]
+        if ref.label is None or not len(known):
             return (), annotated
-        return (_tube(ref.label, fit_boxes(here, sampled.size, self.clip_input), annotated),), annotated
+        first, last = int(known[0]), int(known[-1])
+        return (self._tube(ref.label, first, here[first : last + 1], sampled.size),), annotated
 
-
-def _tube(label: int, boxes: Tensor, annotated: Tensor | None = None) -> Tube:
-    """One person from the first to the last frame with a box; a frame between without one keeps an empty box."""
-    known = (boxes[:, 2] > boxes[:, 0] if annotated is None else annotated).nonzero()[:, 0]
-    return Tube(label, int(known[0]), boxes[int(known[0]) : int(known[-1]) + 1])
+    def _tube(self, label: int, start: int, outlines: Tensor, size: tuple[int, int]) -> Tube:
+        """Outlines, drawn over frames of height and width `size`, in pixels of the clip."""
+        if self.truth == "masks":
+            return Tube.outlined(label, start, fit_masks(outlines, size, self.clip_input))
+        h, w = outlines.shape[1:]
+        scale = torch.tensor([size[1] / w, size[0] / h] * 2, dtype=torch.float64)
+        return Tube(label, start, fit_boxes(boxes_around(outlines) * scale, size, self.clip_input))
 
 
 def read_masks(path: Path) -> NDArray[np.bool_]:
@@ -122,14 +144,3 @@ def read_masks(path: Path) -> NDArray[np.bool_]:
     if masks.ndim != 3 or not (masks > 0).any():
         raise DataError(f"{path}: part_mask of shape {masks.shape} outlines nobody; download the file again")
     return masks > 0
-
-
-def boxes_of(masks: NDArray[np.bool_]) -> tuple[Tensor, tuple[int, int]]:
-    """The boxes around masks (H, W, n): float64 (n, 4) x0, y0, x1, y1, half-open, zero without a pixel; H and W."""
-    h, w, n = masks.shape
-    boxes = torch.zeros(n, 4, dtype=torch.float64)
-    for i in range(n):
-        rows, columns = (np.flatnonzero(masks[:, :, i].any(axis)) for axis in (1, 0))
-        if len(rows):
-            boxes[i] = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    return boxes, (h, w)

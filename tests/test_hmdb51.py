@@ -260,3 +260,76 @@ def test_outlines_give_controls_without_decoding(jhmdb_root):
     assert report.annotation["test"].videos == 3
     assert report.annotation["all"].boxes == 9 + 6 + 6 + 7
     assert {row.control: row.frames for row in report.controls}["oracle"] == 1
+
+
+# --- JHMDB's outlines as the truth
+
+MASKS = "part=test,truth=masks"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"size": (48, 64)},
+        {"size": (30, 50), "crop": "centre", "interpolation": "area"},
+        {"size": (24, 32), "interpolation": "area", "length": 3, "stride": 2, "anchor": "middle"},
+    ],
+)
+def test_masks_are_the_white_figure(jhmdb_root, wanted):
+    data = module("jhmdb", jhmdb_root, MASKS, **wanted)
+    found = 0
+    for ref in data.refs():
+        clip = data.load(ref)
+        grey, tubes = clip.frames.mean(0), [tube.mask(*clip.frames.shape[1:]) for tube in clip.tubes]
+        for mask in tubes:
+            decided = ((grey - 0.5).abs() > 1e-3) & clip.annotated[:, None, None]
+            assert torch.equal((grey > 0.5)[decided], mask[decided])
+            assert decided[clip.annotated].double().mean() > 0.9
+            found += 1
+    assert found >= 2
+
+
+def test_masks_and_boxes_know_the_same_frames_and_lie_in_one_another(jhmdb_root):
+    path = next((jhmdb_root / "puppet_mask").rglob("April*/puppet_mask.mat"))
+    masks = jhmdb.figure(9, 0)
+    masks[:, :, [0, 4]] = 0
+    savemat(path, {"part_mask": masks})
+    for name in ("April", "Brushing", "Torwart"):
+        boxed, outlined = (clip_of(module("jhmdb", jhmdb_root, o, size=(48, 64)), name) for o in ("part=test", MASKS))
+        assert torch.equal(boxed.annotated, outlined.annotated)
+        for box, tube in zip(boxed.tubes, outlined.tubes, strict=True):
+            assert (box.masks, box.start) == (None, tube.start)
+            assert torch.equal(box.boxes, tube.boxes)
+            whole, inside = (one.mask(9, 48, 64) for one in (box, tube))
+            assert torch.equal(whole & inside, inside)
+            assert inside.sum() / whole.sum() == pytest.approx((20 * 8 + 4 * 7) / (20 * 15))
+
+
+def test_masks_keep_the_contract_and_change_the_name_of_the_split(jhmdb_root):
+    from vidattr_bench.testing import check_dataset
+
+    assert module("jhmdb", jhmdb_root, "part=test").split_name == "1/test"
+    data = module("jhmdb", jhmdb_root, MASKS)
+    assert data.split_name == "1/test/masks"
+    check_dataset(data)
+    with pytest.raises((DataError, PluginError), match=r"truth.*mask"):
+        module("jhmdb", jhmdb_root, "part=test,truth=mask")
+
+
+def test_an_outline_in_other_pixels_than_the_frames_is_stretched_over_them(jhmdb_root):
+    path = next((jhmdb_root / "puppet_mask").rglob("April*/puppet_mask.mat"))
+    whole = clip_of(module("jhmdb", jhmdb_root, MASKS, size=(48, 64)), "April")
+    savemat(path, {"part_mask": jhmdb.figure(9, 0).repeat(3, 0).repeat(2, 1)})
+    large = clip_of(module("jhmdb", jhmdb_root, MASKS, size=(48, 64)), "April")
+    assert torch.equal(large.tubes[0].masks, whole.tubes[0].masks)
+
+
+def test_controls_of_outlines_are_lower_than_those_of_their_boxes(jhmdb_root):
+    found = {}
+    for options in ("part=test", MASKS):
+        data = module("jhmdb", jhmdb_root, options)
+        report = check_data.with_controls(check_data.check(data, "jhmdb"), data)
+        assert report.annotation["all"].boxes == 9 + 6 + 6 + 7
+        found[options] = {row.control: row.frames for row in report.controls}
+    assert found[MASKS]["oracle"] == 1
+    assert found[MASKS]["random"] < found["part=test"]["random"]
