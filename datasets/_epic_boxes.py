@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,16 +20,15 @@ from vidattr_bench.errors import DataError
 from vidattr_bench.model import ClipInput
 from vidattr_bench.transform import fit_boxes
 
-from ._epic_lists import Video, parse_literal, read_rows
+from ._epic_lists import Lists, parse_literal, read_classes, read_rows, read_words
 
 Box = tuple[int, int, int, int]
 """Top, left, height, width in the resolution of the recording."""
-Boxes = Mapping[int, tuple[Box, ...]]
-"""Boxes by frame."""
 
 OBJECT_LABELS = "EPIC_train_object_labels.csv"
 TOP50 = "Valid_seg_top50.csv"
 _RGB_RATE = 60
+_Mark = TypeVar("_Mark")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +75,39 @@ def read_boxes(paths: Sequence[Path], words: Mapping[str, int]) -> BoxTable:
     return BoxTable(source, {key: tuple(texts) for key, texts in gathered.items()})
 
 
+def files_of_boxes(given: Path | None, lists: Lists, joined: Sequence[Path]) -> list[Path]:
+    """The file that is given; else the official object labels, the split's own joined lists, or that of 50 nouns.
+
+    Raises:
+        DataError: the file that is given is not there.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise DataError(f"{given}: there is no such file; boxes= takes {OBJECT_LABELS} or a joined list")
+        return [given]
+    official, pooled = (lists.find(name) for name in (OBJECT_LABELS, TOP50))
+    if official is not None:
+        return [official]
+    return list(joined) or ([] if pooled is None else [pooled])
+
+
+def nouns_with_boxes(own: Lists, drawn: Lists) -> dict[int, tuple[int, ...]]:
+    """The EPIC-55 classes whose boxes each noun class of EPIC-100 takes: those whose name is a word of it.
+
+    Args:
+        own: the lists of EPIC-100.
+        drawn: the lists of EPIC-55.
+    """
+    version = own.version
+    words = read_words(own.path(version.nouns), version.id[1], version.instances[1])
+    found: dict[int, tuple[int, ...]] = {}
+    older = drawn.version
+    for number, key in enumerate(read_classes(drawn.path(older.nouns), older.id[1], older.key)):
+        if key in words:
+            found[words[key]] = (*found.get(words[key], ()), number)
+    return found
+
+
 def _texts(path: Path, words: Mapping[str, int]) -> Iterator[tuple[tuple[str, int], str, str]]:
     if path.name.removesuffix(".gz") == OBJECT_LABELS:
         for noun, video, frame, text in read_rows(path, ("noun_class", "video_id", "frame", "bounding_boxes")):
@@ -118,8 +150,10 @@ def rgb_frame(frame: int, fps: float) -> int:
     return round(frame * _RGB_RATE / fps) if abs(fps - 59.94) < 0.01 else frame
 
 
-def matched(boxes: Boxes, frames: Sequence[int | None], tolerance: int) -> dict[int, tuple[Box, ...]]:
-    """The boxes of each sampled frame that has some within `tolerance` frames, the nearest ones.
+def matched(
+    boxes: Mapping[int, tuple[_Mark, ...]], frames: Sequence[int | None], tolerance: int
+) -> dict[int, tuple[_Mark, ...]]:
+    """The boxes, or other marks, of each sampled frame that has some within `tolerance` frames, the nearest ones.
 
     Args:
         boxes: by RGB frame.
@@ -129,7 +163,7 @@ def matched(boxes: Boxes, frames: Sequence[int | None], tolerance: int) -> dict[
     Returns:
         Boxes by index into `frames`.
     """
-    found = {}
+    found: dict[int, tuple[_Mark, ...]] = {}
     for t, frame in enumerate(frames):
         near = [] if frame is None else [other for other in boxes if abs(other - frame) <= tolerance and boxes[other]]
         if frame is not None and near:
@@ -201,10 +235,10 @@ class Coverage:
 
     Attributes:
         segments: number of segments.
-        without: segments of which no sampled frame has a box.
+        without: segments of which no sampled frame has a box, or mask.
         frames: sampled frames, those past the end of a segment included.
         annotated: sampled frames that have one.
-        area: mean share of the frame that the boxes of such a frame cover.
+        area: mean share of the frame that the boxes, or masks, of such a frame cover.
     """
 
     segments: int
@@ -216,21 +250,17 @@ class Coverage:
     def __str__(self) -> str:
         share = self.annotated / self.frames if self.frames else 0.0
         return (
-            f"{self.annotated} of {self.frames} sampled frames carry boxes ({share:.1%}), which cover "
+            f"{self.annotated} of {self.frames} sampled frames carry truth ({share:.1%}), which covers "
             f"{self.area:.1%} of the frame on average; {self.without} of {self.segments} segments have none"
         )
 
 
-def coverage(clips: Iterable[tuple[Mapping[int, tuple[Box, ...]], Video]], length: int) -> Coverage:
-    """Counts over segments, each with its matched boxes and its video, sampled at `length` frames each."""
-    segments, without, annotated, total = 0, 0, 0, 0.0
-    for found, video in clips:
-        segments += 1
-        without += not found
-        annotated += len(found)
-        total += sum(union_area(boxes, video.size) for boxes in found.values())
-    mean = total / annotated if annotated else float("nan")
-    return Coverage(segments, without, segments * length, annotated, mean)
+def coverage(clips: Iterable[Sequence[float]], length: int) -> Coverage:
+    """Counts over segments, each with the area of the truth in those of its `length` sampled frames that have some."""
+    areas = [tuple(clip) for clip in clips]
+    annotated = sum(map(len, areas))
+    mean = sum(map(sum, areas)) / annotated if annotated else float("nan")
+    return Coverage(len(areas), sum(not clip for clip in areas), len(areas) * length, annotated, mean)
 
 
 def union_area(boxes: Sequence[Box], size: tuple[int, int]) -> float:

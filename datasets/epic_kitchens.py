@@ -12,24 +12,12 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from vidattr_bench.clip import Clip, Tube
+from vidattr_bench.clip import Clip
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
 from vidattr_bench.errors import DataError, did_you_mean
 from vidattr_bench.transform import fit, sample_indices
 
-from ._epic_boxes import (
-    OBJECT_LABELS,
-    TOP50,
-    Box,
-    BoxTable,
-    Canvas,
-    Coverage,
-    coverage,
-    matched,
-    read_boxes,
-    rgb_frame,
-    tubes_of,
-)
+from ._epic_boxes import Coverage, coverage, files_of_boxes, nouns_with_boxes, read_boxes
 from ._epic_frames import Footage, find_footage
 from ._epic_lists import (
     JOINED,
@@ -44,6 +32,8 @@ from ._epic_lists import (
     read_videos,
     read_words,
 )
+from ._epic_truth import TRUTHS, Boxes, Masks, chosen_visor
+from ._epic_visor import Visor, classes_of_nouns, noun_list
 
 _PARTS = {"test": ("test",), "train": ("train",), "all": ("train", "test"), "unlabelled": ("unlabelled",)}
 
@@ -59,8 +49,11 @@ class EPICKitchens(ClipDataModule):
 
     Truth are EPIC-55's boxes of active objects, of the segment's noun, in the training videos of EPIC-55: one every 30
     frames, so that a sampled frame within `tolerance` of one has its boxes and every other frame is unknown. Boxes were
-    drawn on pictures with numbers of their own and are carried over to the RGB frames that show the same moment. Masks
-    of VISOR are not read, since tubes are boxes.
+    drawn on pictures with numbers of their own and are carried over to the RGB frames that show the same moment.
+
+    Where VISOR's deposit is there (`VISOR/GroundTruth-SparseAnnotations/annotations/train/P01_01.json` below root, with
+    `VISOR/frame_mapping.json`), truth are its masks instead, of the objects of the segment's noun, in videos of both
+    versions: about two pictures an action, so that again most frames are unknown. Dense interpolations are not read.
 
     Attributes:
         root: folder with the footage and the lists.
@@ -70,17 +63,20 @@ class EPICKitchens(ClipDataModule):
         part: test, train, all or unlabelled, the withheld test sets. EPIC-100's test is the official validation list;
             the official lists of EPIC-55 have none.
         labels: noun, verb, or action, the pairs of verb and noun that the labelled lists hold.
-        tolerance: largest distance in frames between a sampled frame and its boxes.
+        tolerance: largest distance in frames between a sampled frame and its boxes or masks.
+        truth: boxes, masks, or auto: VISOR's masks where they are found, but for a split joined with boxes and where
+            `boxes` or `box_frames` are given. The name of the split tells of masks.
         box_frames: object, where the numbers of the boxes are those of their own pictures, as in all published files;
             rgb takes them for RGB frames, as published scores on the joined lists did.
         annotations: folder with the lists; by default found below root, in `annotations` for one.
         boxes: EPIC_train_object_labels.csv or a joined list; by default the former where it is found, else the split's
             own joined list, or Valid_seg_top50.csv.
+        visor: folder of VISOR's deposit; by default found below root, in `VISOR` for one.
     """
 
     reference: ClassVar[str] = (
         "Damen et al. 2018, arXiv 1804.02748; Damen et al. 2022, arXiv 2006.13256; joined lists: Li et al. 2021, arXiv "
-        "2005.00375"
+        "2005.00375; VISOR: Darkhalil et al. 2022, arXiv 2209.13064"
     )
 
     root: Path
@@ -91,6 +87,8 @@ class EPICKitchens(ClipDataModule):
     box_frames: str = "object"
     annotations: Path | None = None
     boxes: Path | None = None
+    truth: str = "auto"
+    visor: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,9 +99,12 @@ class EPICKitchens(ClipDataModule):
             ("part", tuple(_PARTS)),
             ("labels", ("noun", "verb", "action")),
             ("box_frames", ("object", "rgb")),
+            ("truth", TRUTHS),
         ):
             if (value := str(getattr(self, field))) not in known:
                 raise DataError(f"epic_kitchens: {field}={value!r} is unknown; {did_you_mean(value, known)}")
+        if (self.visor and (self.boxes or self.truth == "boxes")) or (self.boxes and self.truth == "masks"):
+            raise DataError("epic_kitchens: boxes=FILE is for truth=boxes, visor=DIR for truth=masks; give one")
         if not 0 <= self.tolerance < 15:
             raise DataError(f"epic_kitchens: tolerance={self.tolerance} must be 0 to 14, half the step of the boxes")
         joined = JOINED.get(self.split)
@@ -112,12 +113,13 @@ class EPICKitchens(ClipDataModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a loading process needs: it reads the boxes again sooner than it is handed all of them."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_boxes"}
+        return {name: value for name, value in super().__getstate__().items() if name != "_truth"}
 
     @property
     def split_name(self) -> str:
-        """Version, split, part and labels, such as 55/top20_500/test/noun."""
-        return f"{self.version}/{self.split}/{self.part}/{self.labels}"
+        """Version, split, part and labels, such as 55/top20_500/test/noun, and masks where they are the truth."""
+        masks = "" if self._visor is None else "/masks"
+        return f"{self.version}/{self.split}/{self.part}/{self.labels}{masks}"
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -144,36 +146,21 @@ class EPICKitchens(ClipDataModule):
         return [id for id in self._segments if id not in self._footage]
 
     def load(self, ref: ClipRef) -> Clip:
-        """Read a segment and the boxes of its noun; raises `DataError` where a frame or a box makes no sense."""
+        """Read a segment and the truth of its noun; raises `DataError` where a frame, box or mask makes no sense."""
         segment = self._segments[ref.id]
         frames = self._sampled(segment)
         pixels = self._footage[ref.id].read([frame for frame in frames if frame is not None])
         shown, _ = fit(pixels, torch.zeros(0, 4), self.clip_input)
-        found = self.truth(segment)
         read = (pixels.shape[1], pixels.shape[2])
-        tubes: tuple[Tube, ...] = ()
-        if found and ref.label is not None:
-            canvas = Canvas(self._video(segment).size, read, self.clip_input)
-            tubes = tubes_of(found, canvas, ref.label, f"{', '.join(map(str, self._box_paths))}: {ref.id}")
-        annotated = torch.tensor([t in found for t in range(len(frames))])
+        tubes, known = self._truth.tubes(segment, frames, read, self.clip_input, ref.label)
+        annotated = torch.tensor([t in known for t in range(len(frames))])
         padded = F.pad(shown, (0, 0, 0, 0, 0, len(frames) - len(pixels)))
         return Clip(ref.id, ref.group, padded, ref.label, tubes, annotated)
 
-    def truth(self, segment: Segment) -> dict[int, tuple[Box, ...]]:
-        """The boxes of each sampled frame of a segment that has some, by its index in the clip."""
-        table = self._boxes
-        if table is None or segment.noun is None:
-            return {}
-        drawn = table.of(segment.video, self._box_nouns.get(segment.noun, ()))
-        if drawn and self.box_frames == "object":
-            fps = self._video(segment).fps
-            drawn = {rgb_frame(frame, fps): boxes for frame, boxes in drawn.items()}
-        return matched(drawn, self._sampled(segment), self.tolerance)
-
     def coverage(self) -> Coverage:
         """How much truth the whole split carries, on disk or not, as `clip_input` samples it; no pixel is read."""
-        clips = ((self.truth(segment), self._video(segment)) for segment in self._segments.values())
-        return coverage(clips, self.clip_input.length)
+        areas = (self._truth.areas(segment, self._sampled(segment)) for segment in self._segments.values())
+        return coverage(areas, self.clip_input.length)
 
     def fingerprint(self) -> str:
         """SHA-256 (16 hex digits) of the lists and boxes by content, and of the footage by place and size."""
@@ -213,7 +200,7 @@ class EPICKitchens(ClipDataModule):
 
     @functools.cached_property
     def _lists(self) -> Lists:
-        return find_lists(self.root, self.version, self.annotations)
+        return self._both_lists[self.version]
 
     @functools.cached_property
     def _verbs(self) -> tuple[str, ...]:
@@ -252,13 +239,18 @@ class EPICKitchens(ClipDataModule):
 
     @property
     def _sources(self) -> list[Path]:
-        """Every file that labels and boxes come from."""
+        """Every file that labels and truth come from."""
         own, drawn = self._lists, self._lists_of_boxes
         names = [own.version.verbs, own.version.nouns, own.version.videos, drawn.version.nouns]
         if self.split != "official":
             names.append(JOINED[self.split][3])
         found = (own.find(name) or drawn.find(name) for name in names)
-        return [path for path in (*self._read_lists, *self._box_paths, *found) if path is not None]
+        if self._visor is None:
+            truth = self._box_paths
+        else:
+            videos = sorted({segment.video for segment in self._segments.values()})
+            truth = [noun_list(self._visor, self._both_lists[100]), *self._visor.sources(videos)]
+        return [path for path in (*self._read_lists, *truth, *found) if path is not None]
 
     @functools.cached_property
     def _segments(self) -> Mapping[str, Segment]:
@@ -278,26 +270,18 @@ class EPICKitchens(ClipDataModule):
         return read_joined(path, JOINED[self.split][2], len(self.classes), self._words)
 
     @functools.cached_property
+    def _both_lists(self) -> Mapping[int, Lists]:
+        """The lists of either version, which lie side by side or in folders of their own."""
+        return {number: find_lists(self.root, number, self.annotations) for number in (55, 100)}
+
+    @property
     def _lists_of_boxes(self) -> Lists:
-        """EPIC-55's lists, which lie beside those of EPIC-100 or in a folder of their own."""
-        return find_lists(self.root, 55, self.annotations)
+        return self._both_lists[55]
 
     @functools.cached_property
     def _box_paths(self) -> list[Path]:
-        if self.boxes is not None:
-            if not self.boxes.is_file():
-                raise DataError(f"{self.boxes}: there is no such file; boxes= takes {OBJECT_LABELS} or a joined list")
-            return [self.boxes]
-        official, pooled = (self._lists_of_boxes.find(name) for name in (OBJECT_LABELS, TOP50))
-        if official is not None:
-            return [official]
-        if self.split != "official":
-            return self._read_lists
-        return [] if pooled is None else [pooled]
-
-    @functools.cached_property
-    def _boxes(self) -> BoxTable | None:
-        return read_boxes(self._box_paths, self._words) if self._box_paths else None
+        joined = [] if self.split == "official" else self._read_lists
+        return files_of_boxes(self.boxes, self._lists_of_boxes, joined)
 
     @functools.cached_property
     def _words(self) -> Mapping[str, int]:
@@ -306,16 +290,21 @@ class EPICKitchens(ClipDataModule):
         return read_words(self._lists_of_boxes.path(version.nouns), version.id[1], version.instances[1])
 
     @functools.cached_property
-    def _box_nouns(self) -> Mapping[int, tuple[int, ...]]:
-        """The EPIC-55 noun classes whose boxes each noun class takes: itself, or those whose name is a word of it."""
-        version, lists = self._lists_of_boxes.version, self._lists_of_boxes
-        if self.version == 55:
-            return {noun: (noun,) for noun in self._words.values()}
-        keys = read_classes(lists.path(version.nouns), version.id[1], version.key)
-        own = self._lists.version
-        words = read_words(self._lists.path(own.nouns), own.id[1], own.instances[1])
-        found: dict[int, tuple[int, ...]] = {}
-        for number, key in enumerate(keys):
-            if key in words:
-                found[words[key]] = (*found.get(words[key], ()), number)
-        return found
+    def _visor(self) -> Visor | None:
+        """VISOR, where its masks are the truth."""
+        boxes = self.split != "official" or self.boxes is not None or self.box_frames != "object"
+        return chosen_visor(self.truth, self.root, self.visor, boxes=boxes)
+
+    @functools.cached_property
+    def _truth(self) -> Boxes | Masks:
+        """The boxes of all segments, or where their masks are."""
+        if self._visor is not None:
+            nouns = classes_of_nouns(self._visor, self.version, self._both_lists)
+            return Masks(self._visor, nouns, self.tolerance)
+        if not self._box_paths:
+            return Boxes(None, {}, self.tolerance, carried=False, video=self._video)
+        drawn: Mapping[int, tuple[int, ...]] = {noun: (noun,) for noun in self._words.values()}
+        if self.version == 100:
+            drawn = nouns_with_boxes(self._lists, self._lists_of_boxes)
+        table = read_boxes(self._box_paths, self._words)
+        return Boxes(table, drawn, self.tolerance, carried=self.box_frames == "object", video=self._video)

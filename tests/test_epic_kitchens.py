@@ -28,7 +28,8 @@ fake = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fake)
 epic = importlib.import_module(load("datasets", "epic_kitchens").__module__)
 _package = epic.__name__.rpartition(".")[0]
-lists, boxes, frames = (importlib.import_module(f"{_package}._epic_{name}") for name in ("lists", "boxes", "frames"))
+_parts = ("lists", "boxes", "frames", "truth")
+lists, boxes, frames, truth = (importlib.import_module(f"{_package}._epic_{name}") for name in _parts)
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +392,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_each_mistake_is_caught(template, monkeypatch, mistake):
     name, wrong = MISTAKES[mistake]
-    monkeypatch.setattr(epic, name, wrong(getattr(epic, name)))
+    monkeypatch.setattr(truth, name, wrong(getattr(truth, name)))
     with pytest.raises((AssertionError, DataError)):  # noqa: PT012
         data = module(template, "tolerance=6,version=55,part=train", length=60, anchor="start")
         for ref in data.refs():
@@ -498,7 +499,7 @@ def test_coverage_counts_from_the_lists_alone(root):
         video: boxes.union_area(fake.boxes_at(video, 0), fake.RECORDINGS[video].size) for video in fake.OBJECT_FRAMES
     }
     assert found.area == pytest.approx((3 * areas["P01_01"] + 4 * areas["P01_02"]) / 7)
-    assert "7 of 240 sampled frames carry boxes (2.9%)" in str(found)
+    assert "7 of 240 sampled frames carry truth (2.9%)" in str(found)
     assert "1 of 6 segments have none" in str(found)
 
 
