@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -111,10 +110,6 @@ class Visor:
             if chosen:
                 found.setdefault(numbers[picture], chosen)
         return {frame: found[frame] for frame in sorted(found)}
-
-    def sources(self, videos: Collection[str]) -> list[Path]:
-        """The files that the masks of some videos come from."""
-        return [self.folder / MAPPING, *(self.files[one] for one in videos if one in self.files)]
 
     def _numbers(self, video: str) -> dict[str, int]:
         """The RGB frame of every picture of a video."""
@@ -290,14 +285,17 @@ def _outline(value: Any, path: Path, where: str) -> Outline | None:
 def _polygon(value: Any, path: Path, where: str) -> Polygon:
     """Corners cut to whole pixels, as VISOR's tools cut them; those without corners are in the files too."""
     corners = _list(value, path, where)
-    for corner in corners:
-        if not (isinstance(corner, list) and len(corner) == 2 and all(map(_is_coordinate, corner))):
-            raise DataError(f"{path}: {where} has the corner {corner!r}, not x and y in pixels; {_REMEDY}")
-    return np.array(corners, dtype=np.float64).reshape(-1, 2).astype(np.int32)
+    wrong = [one for one in corners if not (isinstance(one, list) and len(one) == 2)]
+    flat = [] if wrong else [number for one in corners for number in one]
+    if not (wrong or ({int, float}.issuperset(map(type, flat)) and all(abs(number) < _FARTHEST for number in flat))):
+        wrong = [one for one in corners if not all(map(_is_coordinate, one))]
+    if wrong:
+        raise DataError(f"{path}: {where} has the corner {wrong[0]!r}, not x and y in pixels; {_REMEDY}")
+    return np.array(flat, dtype=np.float64).reshape(-1, 2).astype(np.int32)
 
 
 def _is_coordinate(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < _FARTHEST
+    return type(value) in (int, float) and abs(value) < _FARTHEST  # which not a number is not
 
 
 def _is_on_canvas(polygon: Polygon) -> bool:

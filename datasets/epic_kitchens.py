@@ -33,7 +33,7 @@ from ._epic_lists import (
     read_words,
 )
 from ._epic_truth import TRUTHS, Boxes, Masks, chosen_visor
-from ._epic_visor import Visor, classes_of_nouns, noun_list
+from ._epic_visor import MAPPING, Visor, classes_of_nouns, noun_list
 
 _PARTS = {"test": ("test",), "train": ("train",), "all": ("train", "test"), "unlabelled": ("unlabelled",)}
 
@@ -163,10 +163,13 @@ class EPICKitchens(ClipDataModule):
         return coverage(areas, self.clip_input.length)
 
     def fingerprint(self) -> str:
-        """SHA-256 (16 hex digits) of the lists and boxes by content, and of the footage by place and size."""
+        """SHA-256 (16 hex digits) of the lists and boxes by content, and of footage and masks by place and size."""
         digest = hashlib.sha256()
         for path in self._sources:
             digest.update(path.name.encode() + path.read_bytes())
+        files = {} if self._visor is None else self._visor.files
+        for video in sorted({segment.video for segment in self._segments.values()} & set(files)):
+            digest.update(f"{files[video].name} {files[video].stat().st_size}\n".encode())
         for ref in self.refs():
             segment, footage = self._segments[ref.id], self._footage[ref.id]
             stamp = footage.stamp(segment.start, segment.stop)
@@ -239,7 +242,7 @@ class EPICKitchens(ClipDataModule):
 
     @property
     def _sources(self) -> list[Path]:
-        """Every file that labels and truth come from."""
+        """Every file that labels and truth come from, but for the masks."""
         own, drawn = self._lists, self._lists_of_boxes
         names = [own.version.verbs, own.version.nouns, own.version.videos, drawn.version.nouns]
         if self.split != "official":
@@ -248,8 +251,7 @@ class EPICKitchens(ClipDataModule):
         if self._visor is None:
             truth = self._box_paths
         else:
-            videos = sorted({segment.video for segment in self._segments.values()})
-            truth = [noun_list(self._visor, self._both_lists[100]), *self._visor.sources(videos)]
+            truth = [noun_list(self._visor, self._both_lists[100]), self._visor.folder / MAPPING]
         return [path for path in (*self._read_lists, *truth, *found) if path is not None]
 
     @functools.cached_property

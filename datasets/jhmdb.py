@@ -34,14 +34,15 @@ class JHMDB(ClassLists):
     frame without an outline, as the last ones of some clips are, is unknown, not empty; so is a clip without the file.
     A clip's group is the film or video that it was cut from.
 
-    The box around the outline is what published localisation on JHMDB is measured on, and what the tubes of UCF101-24
-    are, so that it is the default. The outline itself leaves out what lies about the person within the box.
+    Boxes are the default, since detection of actions on JHMDB is scored by boxes (as by Kalogeiton et al. 2017, arXiv
+    1705.01861) and the tubes of UCF101-24 are boxes too. Outlines leave out what lies about the person within the box;
+    chance is lower on them.
 
     Attributes:
         root: folder with the frames, the outlines and the lists.
         splits: folder with <class>_test_split1.txt, ...; by default found below root, in `splits` for one.
         masks: folder with <class>/<clip>/puppet_mask.mat; by default `puppet_mask` below root.
-        truth: boxes, those around the outlines, or masks, the outlines themselves.
+        truth: boxes, those around the outlines, or masks, the outlines themselves, which the split's name tells of.
     """
 
     reference: ClassVar[str] = "Jhuang et al. 2013, doi 10.1109/ICCV.2013.396"

@@ -35,7 +35,13 @@ def template(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def root(template, tmp_path) -> Path:
-    return Path(shutil.copytree(template, tmp_path / "root"))
+    """Lists and footage as they are, and a deposit of VISOR to be changed."""
+    (tmp_path / "root").mkdir()
+    for path in template.iterdir():
+        if path.name != "VISOR":
+            (tmp_path / "root" / path.name).symlink_to(path)
+    shutil.copytree(template / "VISOR", tmp_path / "root" / "VISOR")
+    return tmp_path / "root"
 
 
 def module(root: Path, options: str = "version=100", **wanted):
