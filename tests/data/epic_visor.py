@@ -73,7 +73,7 @@ def write(root: Path) -> Path:
             picture = f"{video}_frame_{number:010d}.jpg"
             mapping.setdefault(video, {})[picture] = f"frame_{frame:010d}.jpg"
             sequence = f"{video}_seq_00001"
-            image = {"image_path": f"{sequence}/{picture}", "name": picture, "subsequence": sequence, "video": video}
+            image = {"image_path": f"{video}/{picture}", "name": picture, "subsequence": sequence, "video": video}
             entries.append({"image": image, "annotations": entities(video, frame, noun, name)})
         path = root / "GroundTruth-SparseAnnotations" / "annotations" / part / f"{video}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
