@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +40,12 @@ class Moment:
     @property
     def id(self) -> str:
         """As the files are called: id, start and end with six digits."""
-        return self.youtube if self.start is None else f"{self.youtube}_{self.start:06d}_{self.stop:06d}"
+        return f"{self.youtube}_{self.start:06d}_{self.stop:06d}" if self.tells else self.youtube
+
+    @property
+    def tells(self) -> bool:
+        """Whether it is known which part of the video it is."""
+        return self.start is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +99,13 @@ def _listed(row: Row) -> Listed:
     if start >= stop:
         raise ValueError(f"time_start={start} must come before time_end={stop}")
     return Listed(Moment(row["youtube_id"], start, stop), row["label"])
+
+
+def file_of(listed: Sequence[Listed], paths: Mapping[Moment, Path]) -> dict[Listed, Path | None]:
+    """The file of each listed clip; one that names no moment stands for the only one that is listed of its video."""
+    times = Counter(one.moment.youtube for one in listed)
+    whole = {one: paths.get(Moment(one.moment.youtube)) for one in listed if times[one.moment.youtube] == 1}
+    return {one: paths.get(one.moment) or whole.get(one) for one in listed}
 
 
 def clip_folders(root: Path, version: int, part: str) -> list[Path]:

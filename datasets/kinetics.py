@@ -16,7 +16,19 @@ from vidattr_bench.datamodule import ClipDataModule, ClipRef
 from vidattr_bench.errors import DataError, did_you_mean
 from vidattr_bench.transform import sample_clip
 
-from ._kinetics import PARTS, Found, Listed, Moment, class_of, clip_folders, find_clips, find_list, plain, read_list
+from ._kinetics import (
+    PARTS,
+    Found,
+    Listed,
+    Moment,
+    class_of,
+    clip_folders,
+    file_of,
+    find_clips,
+    find_list,
+    plain,
+    read_list,
+)
 from ._videos import footprint
 
 _VERSIONS = ("400", "600", "700")
@@ -26,12 +38,13 @@ _VERSIONS = ("400", "600", "700")
 class Kinetics(ClipDataModule):
     """Kinetics, ten-second clips of human actions in YouTube videos, with 400, 600 or 700 classes, without boxes.
 
-    Clips are `<root>/<part>/<class>/<id>_<start>_<end>.mp4` (or another container; `<id>.mp4` too), with class folders
-    in any spelling, or without them. Parts are folders called train, val (validate, validation) and test, also as
-    `val_256` or `videos_val`, in root or in `k400`. The label files, with the columns label, youtube_id, time_start,
-    time_end, split, are looked for in `annotations` and in root as train.csv, val.csv or validate.csv, test.csv, or
-    kinetics-400_val.csv. A part without label file holds what lies in its class folders. A clip's group is its YouTube
-    id. Clips that a label file names and the disk lacks, as videos vanish from YouTube, are counted as missing.
+    Clips are `<root>/<part>/<class>/<id>_<start>_<end>.mp4` (or another container), with class folders in any
+    spelling, or without them; `<id>.mp4` is a clip of the label file where that lists the id once. Parts are folders
+    called train, val (validate, validation) and test, also as `val_256` or `videos_val`, in root or in `k400`. The
+    label files, with the columns label, youtube_id, time_start, time_end, split, are looked for in `annotations` and in
+    root as train.csv, val.csv or validate.csv, test.csv, or kinetics-400_val.csv. A part without label file holds what
+    lies in its class folders. A clip's group is its YouTube id. Clips that a label file names and the disk lacks, as
+    videos vanish from YouTube, are counted as missing.
 
     Attributes:
         root: folder with the clips and the label files.
@@ -90,8 +103,16 @@ class Kinetics(ClipDataModule):
         return [ClipRef(one.moment.id, one.moment.youtube, number.get(one.label)) for one, _ in present]
 
     def missing(self) -> list[str]:
-        """Clips that the label file names and that are not on disk."""
-        return [one.moment.id for one, path in self._clips.items() if path is None]
+        """Clips that the label file names and that are not on disk; where a file may be one of them, it says so."""
+        vague = {moment: path for part in self._parts for moment, path in self._files[part].items() if not moment.tells}
+        absent = [one.moment for one, path in self._clips.items() if path is None]
+        files = {moment.id: vague.get(Moment(moment.youtube)) for moment in absent}
+        return [
+            f"{id} ({path} does not say which of several moments it shows; name it {id}{path.suffix} if it is this one)"
+            if path
+            else id
+            for id, path in files.items()
+        ]
 
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; nothing is known of where its action is."""
@@ -141,12 +162,18 @@ class Kinetics(ClipDataModule):
                     # Of a clip in several folders, such as val and val_256, the first is read.
                     clips.setdefault(Listed(one.moment, class_of(one.folder, names, one.path.parent)), one.path)
             return clips
-        paths: dict[Moment, Path] = {}
-        for found in self._found(part):
-            paths.setdefault(found.moment, found.path)
-        listed = self._listed(part)
+        listed, paths = self._listed(part), self._files[part]
         self._check_labels(part, listed)
-        return {one: paths.get(one.moment) or paths.get(Moment(one.moment.youtube)) for one in listed}
+        return file_of(listed, paths)
+
+    @functools.cached_property
+    def _files(self) -> Mapping[str, Mapping[Moment, Path]]:
+        """The clips on disk, part by part; of one in several folders the first."""
+        files: dict[str, dict[Moment, Path]] = {}
+        for part in self._parts:
+            for found in self._found(part):
+                files.setdefault(part, {}).setdefault(found.moment, found.path)
+        return {part: files.get(part, {}) for part in self._parts}
 
     def _check_labels(self, part: str, listed: list[Listed]) -> None:
         unknown = {one.label for one in listed} - {*self.classes, ""}
