@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidattr_bench.clip import Tube
-from vidattr_bench.errors import DataError
+from vidattr_bench.errors import DataError, InconsistentError
 from vidattr_bench.model import ClipInput
 from vidattr_bench.transform import fit_boxes
 
@@ -177,7 +177,7 @@ def pixels_of(boxes: Sequence[Box], size: tuple[int, int], where: str) -> Tensor
     They are cut at its edge, over which some of the official ones reach.
 
     Raises:
-        DataError: a box lies outside the recording altogether.
+        InconsistentError: a box lies outside the recording altogether.
     """
     top, left, height, width = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4).unbind(1)
     limit = torch.tensor([size[1], size[0]] * 2, dtype=torch.float64)
@@ -185,7 +185,9 @@ def pixels_of(boxes: Sequence[Box], size: tuple[int, int], where: str) -> Tensor
     empty = ~(found[:, 2:] > found[:, :2]).all(1)
     if bool(empty.any()):
         wrong = boxes[int(empty.nonzero()[0])]
-        raise DataError(f"{where}: the box (top, left, height, width) = {wrong} has no pixel of the {size} recording")
+        raise InconsistentError(
+            f"{where}: the box (top, left, height, width) = {wrong} has no pixel of the {size} recording"
+        )
     return found
 
 
@@ -204,7 +206,7 @@ class Canvas:
     wanted: ClipInput
 
     def place(self, boxes: Sequence[Box], where: str) -> Tensor:
-        """Boxes (n, 4) x0, y0, x1, y1 in pixels of the clip; raises `DataError` as `pixels_of`."""
+        """Boxes (n, 4) x0, y0, x1, y1 in pixels of the clip; raises as `pixels_of`."""
         scale = torch.tensor([self.read[1] / self.drawn[1], self.read[0] / self.drawn[0]] * 2, dtype=torch.float64)
         return fit_boxes(pixels_of(boxes, self.drawn, where) * scale, self.read, self.wanted)
 

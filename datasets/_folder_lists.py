@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vidattr_bench.clip import Tube
-from vidattr_bench.errors import DataError, did_you_mean
+from vidattr_bench.errors import InconsistentError, did_you_mean
 from vidattr_bench.model import ClipInput
 from vidattr_bench.transform import Sampled, fit_boxes
 
@@ -112,7 +112,7 @@ def tubes_of(
     """One tube an instance, from its first box to its last; between them, frames without its box hold an empty one.
 
     Raises:
-        DataError: a box lies outside the frames of the video.
+        InconsistentError: a box lies outside the frames of the video.
     """
     names = dict.fromkeys(name for here in known.values() for name in here)
     drawn = ({t: here[name] for t, here in known.items() if name in here} for name in names)
@@ -132,5 +132,7 @@ def _inside(box: Box, size: tuple[int, int]) -> Tensor:
     limit = torch.tensor([width, height] * 2, dtype=torch.float64)
     corners = torch.tensor(box.corners, dtype=torch.float64).clamp(min=0 * limit, max=limit)
     if not bool((corners[2:] > corners[:2]).all()):
-        raise DataError(f"line {box.line}: the box {box.corners} lies outside the frames of {width} x {height} pixels")
+        raise InconsistentError(
+            f"line {box.line}: the box {box.corners} lies outside the frames of {width} x {height} pixels"
+        )
     return corners

@@ -12,7 +12,7 @@ import torch
 from vidattr_bench.classes import read_classes
 from vidattr_bench.clip import Clip, Tube
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
-from vidattr_bench.errors import DataError, did_you_mean
+from vidattr_bench.errors import DataError, InconsistentError, did_you_mean
 from vidattr_bench.transform import sample_clip
 from vidattr_bench.video import frame_count
 
@@ -102,15 +102,17 @@ class Folder(ClipDataModule):
         total = frame_count(path)
         late = [frame for frame in boxes if frame >= total]
         if late:
-            raise DataError(f"{self._box_file}: frame {late[0]} of {ref.id}, which has {total} (counted from 0)")
+            raise InconsistentError(
+                f"{self._box_file}: frame {late[0]} of {ref.id}, which has {total} (counted from 0)"
+            )
         sampled = sample_clip(path, self.clip_input, total)
         known = {} if ref.label is None else nearest(boxes, sampled, self.tolerance)
         tubes: tuple[Tube, ...] = ()
         if ref.label is not None:
             try:
                 tubes = tubes_of(known, ref.label, sampled, self.clip_input)
-            except DataError as error:
-                raise DataError(f"{self._box_file}: {ref.id}: {error}") from error
+            except InconsistentError as error:
+                raise InconsistentError(f"{self._box_file}: {ref.id}: {error}") from error
         annotated = torch.tensor([t in known for t in range(len(sampled.indices))])
         return Clip(ref.id, ref.group, sampled.frames, ref.label, tubes, annotated)
 

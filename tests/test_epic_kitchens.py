@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from vidattr_bench.cli import main
-from vidattr_bench.errors import DataError, PluginError
+from vidattr_bench.errors import DataError, InconsistentError, PluginError
 from vidattr_bench.model import ClipInput
 from vidattr_bench.plugins import create, load
 from vidattr_bench.runner import Run
@@ -480,7 +480,7 @@ def test_boxes_that_are_no_boxes_cost_their_own_segment(root, text):
 
 
 def test_a_box_outside_the_recording_is_refused_by_name():
-    with pytest.raises(DataError, match=r"x: the box .*\(1080, 4, 9, 9\)"):
+    with pytest.raises(InconsistentError, match=r"x: the box .*\(1080, 4, 9, 9\)"):
         boxes.pixels_of([(1, 2, 3, 4), (1080, 4, 9, 9)], (1080, 1920), "x")
     assert boxes.pixels_of([(872, 958, 210, 140)], (1080, 1920), "x").tolist() == [[958, 872, 1098, 1080]]
 

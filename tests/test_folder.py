@@ -185,7 +185,7 @@ def test_a_box_that_does_not_belong_costs_its_own_clip_alone(root, line, said):
     (root / "boxes.csv").write_text(f"video,frame,x0,y0,x1,y1,instance\n{quoted}{line}\n")
     data = module(root)
     work = data.read(0, data.refs())
-    assert [one.id for one in work.unreadable] == [LID]
+    assert [(one.id, one.inconsistent) for one in work.unreadable] == [(LID, True)]
     with pytest.raises(DataError, match=said):
         clip_of(data, LID)
 
