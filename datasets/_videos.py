@@ -29,13 +29,24 @@ def _walk(root: Path) -> Iterator[Path]:
     seen = {root.resolve()}
     for folder, subfolders, names in os.walk(root, followlinks=True):
         here = Path(folder)
-        inside = {name: (here / name).resolve() for name in subfolders if not name.startswith(".")}
-        subfolders[:] = [name for name, place in inside.items() if place not in seen]
-        seen.update(inside.values())
+        subfolders[:] = _unseen(here, subfolders, seen)
         videos = [here / name for name in names if is_video(name)]
         if not videos and here != root and any(_is_frame(name) for name in names):
             yield here
         yield from videos
+
+
+def _unseen(here: Path, subfolders: Iterable[str], seen: set[Path]) -> list[str]:
+    """The subfolders to go into: of those that lead to one place the folder itself, or else the first link by name."""
+    unseen = []
+    for name in sorted(subfolders, key=lambda name: ((here / name).is_symlink(), name)):
+        place = (here / name).resolve()
+        if name.startswith("."):
+            continue
+        if place not in seen:
+            seen.add(place)
+            unseen.append(name)
+    return unseen
 
 
 def is_video(name: str) -> bool:

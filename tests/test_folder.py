@@ -230,6 +230,16 @@ def test_links_and_hidden_files(root, tmp_path):
     assert {ref.id for ref in module(root).refs()} == {*fake.NAMES, "linked.avi"}
 
 
+def test_a_folder_and_links_to_it_are_one(root, tmp_path):
+    for name in ("labels.csv", "boxes.csv"):
+        (root / name).unlink()
+    shutil.copytree(root / "day 2", tmp_path / "elsewhere")
+    for name in ("b link", "a link"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    (root / "day 0").symlink_to(root / "day 1")
+    assert {ref.id for ref in module(root).refs()} == {*fake.NAMES, "a link/deeper/cup"}
+
+
 def test_a_name_that_is_no_utf8_can_be_written_down(root):
     (root / "labels.csv").unlink()
     (root / "boxes.csv").unlink()
