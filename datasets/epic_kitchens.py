@@ -223,11 +223,16 @@ class EPICKitchens(ClipDataModule):
     @functools.cached_property
     def _actions(self) -> Mapping[tuple[int, int], int]:
         """Number of each pair of verb and noun that a labelled list holds."""
-        lists = self._lists.version.lists
-        names = (name for part, names in lists.items() if part != "unlabelled" for name in names)
-        listed = (segment for name in names for segment in self._official(self._lists.path(name)))
+        paths = (self._lists.path(name) for name in self._labelled_lists)
+        listed = (segment for path in paths for segment in self._official(path))
         pairs = {(one.verb, one.noun) for one in listed if one.verb is not None and one.noun is not None}
         return {pair: number for number, pair in enumerate(sorted(pairs))}
+
+    @property
+    def _labelled_lists(self) -> list[str]:
+        """Names of the lists that tell verb and noun."""
+        lists = self._lists.version.lists
+        return [name for part, names in lists.items() if part != "unlabelled" for name in names]
 
     @functools.cached_property
     def _read_lists(self) -> list[Path]:
@@ -247,6 +252,8 @@ class EPICKitchens(ClipDataModule):
         names = [own.version.verbs, own.version.nouns, own.version.videos, drawn.version.nouns]
         if self.split != "official":
             names.append(JOINED[self.split][3])
+        elif self.labels == "action":
+            names += self._labelled_lists  # an action's number is its place among the pairs of all of them
         found = (own.find(name) or drawn.find(name) for name in names)
         if self._visor is None:
             truth = self._box_paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import importlib.util
 import io
@@ -184,6 +185,20 @@ def test_the_fingerprint_follows_footage_lists_and_boxes(root):
         path.write_bytes(path.read_bytes() + b"\n")
         seen.add(module(root).fingerprint())
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize(("labels", "follows"), [("action", True), ("noun", False)])
+def test_numbers_of_actions_follow_the_lists_of_other_parts(root, labels, follows):
+    """A pair of verb and noun that the training list alone holds moves the numbers of those after it."""
+    before = module(root, f"labels={labels}")
+    classes, stamp = before.classes, before.fingerprint()
+    path = root / "epic-kitchens-100-annotations" / "EPIC_100_train.csv.gz"
+    text = gzip.decompress(path.read_bytes())
+    extra = b"P02_01_6,P02,P02_01,,,,20,70,,take,0,tap,0,[],[]\n"
+    path.write_bytes(gzip.compress(text + extra))
+    after = module(root, f"labels={labels}")
+    assert (after.classes != classes) == follows
+    assert (after.fingerprint() != stamp) == follows
 
 
 # --- footage
