@@ -10,6 +10,7 @@ from vidattr_bench.errors import DataError
 from vidattr_bench.randomness import derive
 
 Members = list[ClipRef]
+_NAMED = 4  # sources in the name of a group, which every row of a run holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Pair:
     Attributes:
         target, partner: clips of different classes and of different groups.
         target_first: whether the target is the first half.
-        group: the sources that this pair and its kin come from; pairs of different groups share none.
+        group: the first four sources that this pair and its kin come from, and how many more; pairs of different
+            groups share none.
     """
 
     target: ClipRef
@@ -48,7 +50,13 @@ def join(refs: Sequence[ClipRef], seed: int) -> list[Pair]:
 
 
 def _matched(refs: Sequence[ClipRef], seed: int) -> list[list[Members]]:
-    """The groups two by two, in a random order; those left over, which are all of one class, join such twos."""
+    """The groups two by two, in a random order; those left over, which are all of one class, join such twos.
+
+    As many twos as there can be: two that are left over part a two that holds nothing of their class alone. What is
+    left then has no partner but those that others have already, and is no independent observation beside them; so it
+    joins their group, all of whose clips count as one source. With one frequent class there are as many groups as
+    sources of the others, and that is how wide the intervals should be.
+    """
     groups: dict[str, Members] = {}
     for ref in sorted(refs, key=lambda ref: derive(seed, "clip", ref.id)):
         if ref.label is not None:
@@ -57,31 +65,43 @@ def _matched(refs: Sequence[ClipRef], seed: int) -> list[list[Members]]:
     waiting: list[Members] = []  # groups that no two of can be matched: all their clips have one label
     for name in sorted(groups, key=lambda name: derive(seed, "group", name)):
         members = groups[name]
-        if waiting and len(_labels(waiting[-1]) | _labels(members)) > 1:
+        if waiting and _fit(waiting[-1], members):
             matched.append([waiting.pop(), members])
         else:
             waiting.append(members)
+    for i, (first, second) in enumerate(tuple(matched)):
+        if len(waiting) > 1 and _fit(first, waiting[-1]) and _fit(second, waiting[-2]):
+            matched[i] = [first, waiting.pop()]
+            matched.append([second, waiting.pop()])
     for i, members in enumerate(waiting):
         if matched:
             matched[i % len(matched)].append(members)
     return matched
 
 
-def _labels(members: Members) -> set[int | None]:
-    return {ref.label for ref in members}
+def _fit(one: Members, other: Members) -> bool:
+    """Whether they hold clips of different classes."""
+    return len({ref.label for ref in (*one, *other)}) > 1
 
 
 def _joined(clips: list[Members], seed: int) -> Iterator[Pair]:
     """The pairs of two matched groups, and of those that joined them."""
     first, second, *others = clips
-    group = " + ".join(sorted({ref.group for members in clips for ref in members}))
-    sides = [(first, second), (second, first), *((other, [*first, *second]) for other in others)]
-    for members, candidates in sides:
-        for i, target in enumerate(members):
+    group = _name_of(sorted({ref.group for members in clips for ref in members}))
+    sides = [(0, first, second), (0, second, first)]
+    sides += [(turn, other, [*first, *second]) for turn, other in enumerate(others, start=1)]
+    for turn, members, candidates in sides:
+        for i, target in enumerate(members, start=turn):
             partners = [ref for ref in candidates if ref.label != target.label]
             if partners:
                 partner = partners[i % len(partners)]
                 yield Pair(target, partner, _is_first(target.id, partner.id, seed), group)
+
+
+def _name_of(sources: list[str]) -> str:
+    """A name for pairs of these sources, told apart by any of them, since no others share one."""
+    more = [f"{len(sources) - _NAMED} more"] if len(sources) > _NAMED else []
+    return " + ".join(sources[:_NAMED] + more)
 
 
 def _is_first(target: str, partner: str, seed: int) -> bool:

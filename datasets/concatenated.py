@@ -36,13 +36,14 @@ class Concatenated(ClipDataModule):
     compares frames is what to read; in space it is the other way round. Of a network that answers one class a clip,
     the prediction is often the partner's, rightly so.
 
-    Every labelled clip of the data set is the target of one joined clip. Groups are matched in pairs, in an order
-    drawn from the seed, and members come from the two groups of a pair; groups of one class that are left over join
-    such pairs, so that with few classes a pair can grow large. A pair is the joined clip's group, and no two of them
-    share a source. Clips of one group without a partner of another class are left out. Mostly two clips are each
-    other's partners, and then they are joined twice in the same order, once for each label: on such two, where
-    `--limit` takes both, a map that ignores the target gets 1/2 on average. Which member comes first is drawn from
-    the seed and the two names, apart from labels and from which of them is the target.
+    Every labelled clip of the data set is the target of one joined clip. Groups are matched in pairs, in an order drawn
+    from the seed, and members come from the two groups of a pair; groups of one class that are left over join such
+    pairs, since their partners are taken already. A pair with all that joined it is the joined clip's group, so that no
+    two groups share a source: with one class far more frequent than the others there are few groups, and intervals are
+    as wide as that makes them. Clips of one group without a partner of another class are left out. Mostly two clips are
+    each other's partners, and then they are joined twice in the same order, once for each label: on such two, where
+    `--limit` takes both, a map that ignores the target gets 1/2 on average. Which member comes first is drawn from the
+    seed and the two names, apart from labels and from which of them is the target.
 
     Attributes:
         of: the data set whose clips are joined, as (ucf101:root=DIR); it takes no length and no size of its own.

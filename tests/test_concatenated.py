@@ -173,6 +173,32 @@ def test_the_order_is_no_function_of_label_or_name():
         assert abs(sum(sides) / len(sides) - 0.5) < 4.5 * 0.5 / 2000**0.5
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_groups_that_could_be_joined_are_left_over(seed):
+    """Of 6, 5 or 4 sources of one class and one each of six others, all but an odd one can be matched."""
+    others = {f"x{i}": "bcdefg"[i] for i in range(6)}
+    for frequent in (6, 5, 4):
+        joined = pairs.join(refs_of({f"a{i}": "a" for i in range(frequent)} | others), seed)
+        assert len({pair.group for pair in joined}) == (frequent + 6) // 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_one_class_is_frequent_there_are_as_many_groups_as_sources_of_the_others(seed):
+    """Of 40 sources of a and 3 of b: every joined clip holds one of the 3, so that no more groups are independent."""
+    joined = pairs.join(refs_of({f"a{i:02}": "a" for i in range(40)} | {f"b{i}": "bb" for i in range(3)}), seed)
+    assert len(joined) == 46
+    # The clips of b take turns as partners: of 13 or 14 clips of a, each of the two gets 6 or 7.
+    assert set(Counter(pair.partner.id for pair in joined if pair.target.label == 0).values()) <= {6, 7}
+    of_source: dict[str, set[str]] = {}
+    for pair in joined:
+        for member in (pair.target, pair.partner):
+            of_source.setdefault(member.group, set()).add(pair.group)
+    assert len(of_source) == 43
+    assert all(len(groups) == 1 for groups in of_source.values())
+    assert Counter(len(name.split(" + ")) for name in {pair.group for pair in joined}) == {5: 3}
+    assert all(name.endswith(" more") for name in {pair.group for pair in joined})
+
+
 def test_groups_left_over_join_others_and_lone_clips_are_left_out():
     joined = pairs.join(refs_of({"g": "a", "h": "b", "i": "a", "j": "a"}), 0)
     assert {pair.group for pair in joined} == {"g + h + i + j"}
