@@ -89,6 +89,11 @@ class Concatenated(ClipDataModule):
         """Clips of the joined data set that are not on disk."""
         return self._source.missing()
 
+    def made_of(self, ref: ClipRef) -> tuple[ClipRef, ...]:
+        """The two members."""
+        pair = self._pairs[ref.id]
+        return (pair.target, pair.partner)
+
     def load(self, ref: ClipRef) -> Clip:
         """Load both members and join them; raises `DataError` where one of them cannot be read."""
         pair, dim, whole = self._pairs[ref.id], _AXES[self.axis], self._whole

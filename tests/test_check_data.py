@@ -164,6 +164,26 @@ def test_a_data_set_without_lists_and_undecoded_truth_says_so(capsys):
     assert "usable: 2 of 2 clips, 2 of them with a tube" in out
 
 
+def test_what_the_training_part_holds_too_is_named(capsys, root):
+    report = looked(capsys, root)  # part=all
+    assert report["trained_clips"] == ["v_SalsaSpin_g09_c03"]
+    assert looked(capsys, root, options="part=train")["trained_clips"] is None
+    lists = root / "splits"
+    (lists / "trainlist01.txt").write_text("Biking/v_Biking_g05_c02.avi 2\n")
+    (lists / "testlist01.txt").write_text("Basketball/v_Basketball_g01_c01.avi\n")
+    report = looked(capsys, root, options="part=test")
+    assert (report["trained_clips"], report["trained_groups"]) == ([], [])
+    clip = root / "UCF-101" / "Biking" / "v_Biking_g05_c02.mkv"
+    shutil.copy(clip, clip.with_name("v_Biking_g05_c03.mkv"))
+    (lists / "testlist01.txt").write_text("Biking/v_Biking_g05_c03.avi\n")
+    report = looked(capsys, root, options="part=test")
+    assert (report["trained_clips"], len(report["trained_groups"])) == ([], 1)
+    _, out, _ = call(capsys, f'ucf101:root="{root}",part=test')
+    assert "sources that part=train holds too: 1\n" in out
+    _, out, _ = call(capsys, f'ucf101:root="{root}",part=all')
+    assert "in part=train too, so not to be held out: 1\n  v_Biking_g05_c02\n" in out
+
+
 # --- the pointing game without a network
 
 

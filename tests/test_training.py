@@ -1,5 +1,6 @@
 """Training: it learns, it repeats itself, and what it writes can be loaded again."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import torch
 
 from vidattr_bench.checkpoints import read_metadata
 from vidattr_bench.errors import DataError, ModelError
+from vidattr_bench.held_out import shared_with_training
 from vidattr_bench.plugins import create
-from vidattr_bench.training import train
+from vidattr_bench.training import _Classifier, train
 
 QUIET = {"accelerator": "cpu", "devices": 1, "progress": False}
 
@@ -181,7 +183,70 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 
 def test_it_learns_what_it_is_shown(tmp_path):
     """Ten clips of ten classes; a network that does not learn stays at a loss of log 10 and an accuracy of .1."""
-    module = create("datasets", 'planted_actions:part=train,train_clips=10,length=8,size="[24,32]"')
-    record = train(module, create("models", "tiny3d"), tmp_path / "x.safetensors", epochs=60, batch_size=5, **QUIET)
-    assert record["accuracy"] == 1.0
+    path, shown = tmp_path / "x.safetensors", clips(train_clips=10, part="train")
+    record = run(path, epochs=60)
+    model = create("models", f'tiny3d:checkpoint="{path}"').build()
+    predictions = model(torch.stack([shown.load(ref).frames for ref in shown.refs()])).argmax(1)
+    assert predictions.tolist() == [ref.label for ref in shown.refs()]
     assert record["loss"] < 0.1
+
+
+# --- what is held out
+
+
+@pytest.mark.parametrize("part", ["train", "all"])
+def test_clips_that_are_trained_on_are_not_held_out(tmp_path, part):
+    module = create("datasets", f'planted_actions:part={part},clips=4,train_clips=6,length=8,size="[24,32]"')
+    with pytest.raises(DataError, match="6 of the clips held out are trained on too, such as train-0"):
+        train(module, create("models", "tiny3d"), tmp_path / "x", epochs=1, **QUIET)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_held_out_clip_of_a_source_that_is_trained_on_is_said_and_recorded(tmp_path, monkeypatch):
+    module = clips(train_clips=10)
+    listed = type(module).refs
+
+    def refs(self):
+        """Every second clip of the one part and every third of the other come from one of four sources."""
+        steps = {"dev": 2, "train": 3}
+        return [
+            dataclasses.replace(ref, group=f"source {i % 4}" if i % steps[self.part] == 0 else ref.id)
+            for i, ref in enumerate(listed(self))
+        ]
+
+    monkeypatch.setattr(type(module), "refs", refs)
+    shared, notes = shared_with_training(module), []
+    # Of part dev 0, 2, 4, 6, 8 from sources 0 and 2; of part train 0, 3, 6, 9 from sources 0, 3, 2 and 1.
+    assert (shared.clips, shared.groups, len(shared.kin)) == ((), ("source 0", "source 2"), 5)
+    record = train(
+        module, create("models", "tiny3d"), tmp_path / "x", epochs=1, batch_size=5, say=notes.append, **QUIET
+    )
+    assert ["5 of the held-out clips come from 2 sources" in note for note in notes] == [True]
+    assert record["held_out_of_trained_sources"] == 5
+
+
+def test_joined_clips_are_trained_on_where_a_member_is(tmp_path):
+    joined = create("datasets", "concatenated:of=(planted_actions:clips=4,train_clips=6,part=all)")
+    shared = shared_with_training(joined)
+    expected = [ref.id for ref in joined.refs() if "train" in ref.id]
+    assert list(shared.clips) == expected != []
+    assert shared_with_training(dataclasses.replace(joined, part="test")).clips == ()
+
+
+def test_a_training_goes_on_with_equal_training_clips_only(tmp_path, monkeypatch):
+    """Another fingerprint of part=train alone is other data."""
+    kind, path = type(clips()), tmp_path / "x.safetensors"
+    stamp, step = kind.fingerprint, _Classifier.training_step
+
+    def dying(self, batch, index):
+        if self.global_step == 2:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Classifier, "training_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, epochs=2)
+    monkeypatch.setattr(kind, "fingerprint", lambda self: stamp(self) + (self.part == "train") * "changed")
+    with pytest.raises(ModelError, match="data was"):
+        run(path, epochs=2)

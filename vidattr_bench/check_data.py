@@ -16,6 +16,7 @@ from torch import Tensor
 from vidattr_bench.clip import Tube, Unreadable, VideoTruth
 from vidattr_bench.datamodule import ClipDataModule, ClipRef, Work
 from vidattr_bench.errors import DataError, UserError
+from vidattr_bench.held_out import Shared, shared_with_training
 from vidattr_bench.pointing_controls import GRID, Control, controls
 
 _SHOWN = 5
@@ -60,6 +61,8 @@ class DataReport:
         unannotated: clips on disk whose truth is unknown in every frame.
         annotation: counts by part; empty where the data set cannot tell without decoding.
         controls: pointing game without any network; None where not asked for, empty where not to be had.
+        trained_clips: clips that the training part holds too; None where there is no other such part.
+        trained_groups: sources that clips of the training part come from too.
     """
 
     dataset: str
@@ -78,6 +81,8 @@ class DataReport:
     unannotated: tuple[str, ...] | None
     annotation: Mapping[str, Annotation]
     controls: tuple[Control, ...] | None = None
+    trained_clips: tuple[str, ...] | None = None
+    trained_groups: tuple[str, ...] | None = None
 
     @property
     def status(self) -> int:
@@ -115,7 +120,7 @@ def check(data: ClipDataModule, name: str, *, decode: bool = False, workers: int
         found = _decoding(data, refs, found.inconsistent, workers)
     bad = {**(found.corrupt or {}), **found.inconsistent}
     usable = [ref for ref in refs if ref.id not in bad]
-    labels = {ref.label for ref in refs}
+    labels, shared = {ref.label for ref in refs}, _shared(data)
     return DataReport(
         dataset=name,
         split=data.split_name,
@@ -132,6 +137,8 @@ def check(data: ClipDataModule, name: str, *, decode: bool = False, workers: int
         inconsistent=found.inconsistent,
         unannotated=None if found.unannotated is None else tuple(found.unannotated),
         annotation={} if truths is None else {data.part: count(_videos(told)), **_whole(data)},
+        trained_clips=None if shared is None else shared.clips,
+        trained_groups=None if shared is None else shared.groups,
     )
 
 
@@ -140,6 +147,14 @@ def _refs(data: ClipDataModule) -> tuple[list[ClipRef], str]:
         return data.refs(), ""
     except DataError as error:
         return [], str(error)
+
+
+def _shared(data: ClipDataModule) -> Shared | None:
+    """What the part shares with the training part, where there is another."""
+    try:
+        return None if data.part == "train" else shared_with_training(data)
+    except UserError:
+        return None
 
 
 def _videos(told: Iterable[VideoTruth | Unreadable]) -> list[VideoTruth]:
@@ -273,6 +288,10 @@ def _lines(report: DataReport) -> Iterator[str]:
         yield "unannotated: not to be known without --decode"
     else:
         yield from _named("unannotated", report.unannotated)
+    if report.trained_clips:
+        yield from _named("in part=train too, so not to be held out", report.trained_clips)
+    elif report.trained_groups:
+        yield from _named("sources that part=train holds too", report.trained_groups)
     truth = "" if report.localisable is None else f", {report.localisable} of them with a tube of their class"
     yield f"usable: {report.usable} of {report.listed} clips{truth}"
 

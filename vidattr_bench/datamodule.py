@@ -113,6 +113,10 @@ class ClipDataModule(LightningDataModule):
     def load(self, ref: ClipRef) -> Clip:
         """Decode one clip and its tubes to `self.clip_input`; raises `DataError` that names file, field and remedy."""
 
+    def made_of(self, ref: ClipRef) -> tuple[ClipRef, ...]:
+        """The recorded clips that a clip shows: itself, or those that it is put together from."""
+        return (ref,)
+
     @property
     def split_name(self) -> str:
         """How rows name the split."""

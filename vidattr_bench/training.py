@@ -19,6 +19,7 @@ from vidattr_bench.checkpoints import save_checkpoint
 from vidattr_bench.datamodule import ClipDataModule, Labelled
 from vidattr_bench.errors import DataError, ModelError
 from vidattr_bench.finetuning import Start, fine_tunes, starting_point
+from vidattr_bench.held_out import Shared, shared_with_training, training_part
 from vidattr_bench.model import ModelEntry
 from vidattr_bench.plugins import label
 from vidattr_bench.randomness import derive
@@ -67,14 +68,15 @@ def train(
         devices: as Lightning's Trainer takes it.
         precision: as Lightning's Trainer takes it.
         progress: show a progress bar.
-        say: told what is taken from a checkpoint, and from which epoch the training goes on.
+        say: told what is taken from a checkpoint, which held-out clips come from sources that are trained on, and from
+            which epoch the training goes on.
 
     Returns:
         The record that the checkpoint carries: what was trained on what and how, loss, held_out clips, accuracy.
 
     Raises:
-        DataError: the data set names no classes, has no clips, or holds out fewer than there are devices; or
-            `mask_augment` is no share.
+        DataError: the data set names no classes, has no clips, holds out fewer than there are devices, or some that
+            are trained on; or `mask_augment` is no share.
         ModelError: the loss is no longer finite; the checkpoint to start from does not fit; or what lies beside
             `output` was left by another training.
         KeyboardInterrupt: the user stopped it.
@@ -92,14 +94,16 @@ def train(
         start = starting_point(model, dataset.classes)
         dataset.adapt(start.input)
         dataset.batch_size, dataset.seed, dataset.workers = batch_size, seed, workers
-        identity = _identity(dataset, model, settings, start)
-        resumed = {**identity, "data": dataset.fingerprint(), "classes": list(dataset.classes)}
+        shared = _held_out(dataset)
+        identity = _identity(dataset, model, settings, start, shared)
+        stamps = [part.fingerprint() for part in (training_part(dataset), dataset)]
+        resumed = {**identity, "data": stamps, "classes": list(dataset.classes)}
         classifier = _Classifier(start, len(dataset.classes), rate, seed, augmentation)
         hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
         trainer = _trainer(epochs, progress, EpochState(left, resumed), **hardware)
         before = resumable(left, of_size(resumed, trainer.world_size))
         if trainer.is_global_zero:
-            _announce(say, start, before)
+            _announce(say, start, shared, before)
         _fit(trainer, classifier, dataset, before)
     record = _record(identity, trainer)
     if trainer.is_global_zero:
@@ -108,15 +112,31 @@ def train(
     return record
 
 
-def _identity(dataset: ClipDataModule, model: ModelEntry, settings: dict[str, Any], start: Start) -> dict[str, Any]:
+def _held_out(dataset: ClipDataModule) -> Shared:
+    """What the held-out clips share with those that are trained on; raises `DataError` where that is a clip."""
+    shared = shared_with_training(dataset)
+    if shared.clips:
+        raise DataError(
+            f"{label('datasets', dataset)}: {len(shared.clips)} of the clips held out are trained on too, such as "
+            f"{shared.clips[0]}, and an accuracy on them says nothing; give a part and a split that hold none of them"
+        )
+    return shared
+
+
+def _identity(
+    dataset: ClipDataModule, model: ModelEntry, settings: dict[str, Any], start: Start, shared: Shared
+) -> dict[str, Any]:
     """What is trained on what and how: a training that was stopped goes on only where all of it is equal."""
     names = {"dataset": label("datasets", dataset), "model": label("models", model), "settings": settings}
-    return {**names, **({"started_from": dict(start.record)} if start.record else {})}
+    started = {"started_from": dict(start.record)} if start.record else {}
+    return {**names, **started, **({"held_out_of_trained_sources": len(shared.kin)} if shared.kin else {})}
 
 
-def _announce(say: Callable[[str], object], start: Start, before: Path | None) -> None:
+def _announce(say: Callable[[str], object], start: Start, shared: Shared, before: Path | None) -> None:
     if start.note:
         say(start.note)
+    if shared.kin:
+        say(f"{shared}: the accuracy will be higher than on clips of other sources")
     if before is not None:
         say(f"going on from {before}, the state after the last epoch that was whole")
 
