@@ -6,12 +6,12 @@ import dataclasses
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from vidattr_bench.clip import Batch, Clip, Unreadable, VideoTruth, collate
 from vidattr_bench.errors import DataError, InconsistentError
@@ -186,17 +186,22 @@ class ClipDataModule(LightningDataModule):
         return DataLoader(work, batch_size=None, num_workers=self.workers, persistent_workers=self.workers > 0)
 
     def train_dataloader(self) -> DataLoader[Labelled]:
-        """Shuffled batches (frames, labels, ids) of this rank's share of the training part, as many on every rank."""
-        clips = self._labelled("train")
+        """Shuffled batches (frames, labels, ids) of this rank's share of the training part, as many on every rank.
+
+        A clip that cannot be read has the one after it in the list stand in for it.
+        """
+        clips = self._labelled("train", stand_in=True)
         return self._loader(clips, _Shuffle(len(clips), self.seed, *self._rank_and_world()))
 
     def val_dataloader(self) -> DataLoader[Labelled]:
         """Batches (frames, labels, ids) of this rank's share of this module's own part, in which no clip comes twice.
 
+        A clip that cannot be read is missing from its batch.
+
         Raises:
             DataError: there are fewer clips than ranks.
         """
-        clips, (rank, world) = self._labelled(self.part), self._rank_and_world()
+        clips, (rank, world) = self._labelled(self.part, stand_in=False), self._rank_and_world()
         if len(clips) < world:
             raise DataError(f"part={self.part} has {len(clips)} labelled clips for {world} devices; use --devices 1")
         return self._loader(clips, range(rank, len(clips), world))
@@ -204,13 +209,14 @@ class ClipDataModule(LightningDataModule):
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _labelled(self, part: str) -> _LabelledClips:
+    def _labelled(self, part: str, *, stand_in: bool) -> LabelledClips:
         module = self if part == self.part else dataclasses.replace(self, part=part)
         module.clip_input = self.clip_input
-        return _LabelledClips(module, module.refs())
+        return LabelledClips(module, module.refs(), stand_in=stand_in)
 
-    def _loader(self, clips: _LabelledClips, sampler: Iterable[int]) -> DataLoader[Labelled]:
-        return DataLoader(clips, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
+    def _loader(self, clips: LabelledClips, sampler: Iterable[int]) -> DataLoader[Labelled]:
+        given = cast(Dataset[Labelled], clips)  # what `collate_fn` takes is its own affair
+        return DataLoader(given, self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=_readable)
 
 
 class _Shuffle(Sampler[int]):
@@ -246,14 +252,48 @@ class _PlannedWork(Dataset[Work]):
         return self.module.read(number, self.module.plan[number])
 
 
-class _LabelledClips(Dataset[Labelled]):
-    def __init__(self, module: ClipDataModule, refs: Sequence[ClipRef]) -> None:
-        self.module = module
+class LabelledClips(Dataset[Labelled | None]):
+    """The labelled clips of a part, decoded.
+
+    Args:
+        module: the data set at that part.
+        refs: its clips.
+        stand_in: of a clip that cannot be read, give the next one of the list that can; else None. So the steps of an
+            epoch, and what each sees, are a function of the files, not of when damage was found.
+
+    Attributes:
+        unreadable: bool (n,), the clips that could not be read so far, also by loading processes.
+
+    Raises:
+        DataError: not one of them can be read.
+    """
+
+    def __init__(self, module: ClipDataModule, refs: Sequence[ClipRef], *, stand_in: bool) -> None:
+        self.module, self.stand_in = module, stand_in
         self.refs = [ref for ref in refs if ref.label is not None]
+        marks = torch.zeros(len(self.refs), dtype=torch.uint8)
+        self.unreadable: Tensor = marks.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.refs)
 
-    def __getitem__(self, i: int) -> Labelled:
-        clip = self.module.load(self.refs[i])
-        return clip.frames, torch.tensor(clip.label), clip.id
+    def __getitem__(self, i: int) -> Labelled | None:
+        for at in [*range(i, len(self)), *range(i)] if self.stand_in else [i]:
+            try:
+                clip = self.module.load(self.refs[at])
+            except DataError as error:
+                self.unreadable[at], last = 1, error
+            else:
+                return clip.frames, torch.tensor(clip.label), clip.id
+        if self.stand_in:
+            raise DataError(f"none of the {len(self)} clips of part={self.module.part} can be read: {last}") from last
+        return None
+
+
+def _readable(clips: Sequence[Labelled | None]) -> Labelled:
+    """A batch of the clips that could be read, (0,) tensors where that is none."""
+    read = [clip for clip in clips if clip is not None]
+    if not read:
+        return torch.zeros(0), torch.zeros(0, dtype=torch.long), []
+    frames, labels, ids = default_collate(read)
+    return frames, labels, ids

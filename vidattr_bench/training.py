@@ -24,6 +24,7 @@ from vidattr_bench.model import ModelEntry
 from vidattr_bench.plugins import label
 from vidattr_bench.randomness import derive
 from vidattr_bench.resuming import EpochState, of_size, resumable, resume_file
+from vidattr_bench.skipping import Skipped
 
 _LR = 4e-3
 
@@ -52,7 +53,8 @@ def train(
     end, on the data set's own part. On a CPU, equal arguments and equal numbers of threads give equal weights, killed
     and begun again or not: the state after every epoch lies beside `output`, as `<output>.resume`, until that is
     written. Devices take turns in one order of the clips, so that W of them step on the clips of one with W times the
-    `batch_size`.
+    `batch_size`. Of a clip that cannot be read the one after it in the list takes the place, in every epoch; a held-out
+    one is left out of the accuracy. Both are named, and counted in the record.
 
     Args:
         dataset: data module whose own `part` is held out.
@@ -68,15 +70,15 @@ def train(
         devices: as Lightning's Trainer takes it.
         precision: as Lightning's Trainer takes it.
         progress: show a progress bar.
-        say: told what is taken from a checkpoint, which held-out clips come from sources that are trained on, and from
-            which epoch the training goes on.
+        say: told what is taken from a checkpoint, how many held-out clips come from sources that are trained on, from
+            which epoch the training goes on, and which clips cannot be read.
 
     Returns:
         The record that the checkpoint carries: what was trained on what and how, loss, held_out clips, accuracy.
 
     Raises:
-        DataError: the data set names no classes, has no clips, holds out fewer than there are devices, or some that
-            are trained on; or `mask_augment` is no share.
+        DataError: the data set names no classes, has no clips or none that can be read, holds out fewer than there are
+            devices, or some that are trained on; or `mask_augment` is no share.
         ModelError: the loss is no longer finite; the checkpoint to start from does not fit; or what lies beside
             `output` was left by another training.
         KeyboardInterrupt: the user stopped it.
@@ -100,12 +102,13 @@ def train(
         resumed = {**identity, "data": stamps, "classes": list(dataset.classes)}
         classifier = _Classifier(start, len(dataset.classes), rate, seed, augmentation)
         hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
-        trainer = _trainer(epochs, progress, EpochState(left, resumed), **hardware)
+        skipped = Skipped(say)
+        trainer = _trainer(epochs, progress, [EpochState(left, resumed), skipped], **hardware)
         before = resumable(left, of_size(resumed, trainer.world_size))
         if trainer.is_global_zero:
             _announce(say, start, shared, before)
         _fit(trainer, classifier, dataset, before)
-    record = _record(identity, trainer)
+    record = _record(identity, trainer, skipped)
     if trainer.is_global_zero:
         save_checkpoint(output, classifier.net, _metadata(dataset, start, record))
         left.unlink(missing_ok=True)
@@ -151,9 +154,11 @@ def _fit(trainer: pl.Trainer, classifier: _Classifier, dataset: ClipDataModule, 
         raise
 
 
-def _record(identity: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
+def _record(identity: dict[str, Any], trainer: pl.Trainer, skipped: Skipped) -> dict[str, Any]:
     figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
     settings = dict(identity["settings"])
+    if not figures["held_out"]:
+        raise DataError(f"{identity['dataset']}: not one of the held-out clips can be read, so there is no accuracy")
     if trainer.world_size > 1:
         settings["devices"] = trainer.world_size
     return {
@@ -162,6 +167,7 @@ def _record(identity: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
         "loss": figures["loss"],
         "accuracy": figures["right"] / figures["held_out"],
         "held_out": figures["held_out"],
+        **({"unreadable": skipped.counts} if skipped.counts else {}),
     }
 
 
@@ -180,8 +186,8 @@ def _repeatable(seed: int) -> Iterator[None]:
             torch.use_deterministic_algorithms(strict, warn_only=lenient)
 
 
-def _trainer(epochs: int, progress: bool, state: EpochState, **hardware: Any) -> pl.Trainer:
-    """A trainer that measures the accuracy once, after the last epoch, and writes nothing but `state`."""
+def _trainer(epochs: int, progress: bool, callbacks: list[pl.Callback], **hardware: Any) -> pl.Trainer:
+    """A trainer that measures the accuracy once, after the last epoch, and writes nothing but what callbacks do."""
     return pl.Trainer(
         max_epochs=epochs,
         check_val_every_n_epoch=epochs,
@@ -189,7 +195,7 @@ def _trainer(epochs: int, progress: bool, state: EpochState, **hardware: Any) ->
         use_distributed_sampler=False,  # it would repeat held-out clips; the data module shares clips out itself
         deterministic="warn",  # some gradients have no deterministic form on a GPU
         enable_progress_bar=progress,
-        callbacks=[state, TQDMProgressBar(refresh_rate=10)] if progress else [state],
+        callbacks=[*callbacks, TQDMProgressBar(refresh_rate=10)] if progress else callbacks,
         enable_model_summary=False,
         enable_checkpointing=False,
         logger=False,
@@ -239,10 +245,10 @@ class _Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Labelled, index: int) -> None:
         labels = batch[1]
-        right = (self(batch).argmax(1) == labels).sum()
+        right = (self(batch).argmax(1) == labels).sum() if len(labels) else labels.sum()
         # Sums: Lightning's mean over devices is off where they have unequal numbers of clips.
         for name, count in (("right", right.float()), ("held_out", float(len(labels)))):
-            self.log(name, count, reduce_fx="sum", batch_size=len(labels), sync_dist=True)
+            self.log(name, count, reduce_fx="sum", batch_size=max(len(labels), 1), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimiser = torch.optim.AdamW(self.parameters(), lr=self.lr)
