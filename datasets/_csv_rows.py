@@ -15,7 +15,7 @@ Parsed = TypeVar("Parsed")
 _SHOWN = 20  # bad lines that one message quotes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """One line of a CSV file: its number, 1-based, and its cells by column, stripped; "" where a column is absent."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ _NAME = re.compile(r"([A-Za-z0-9_-]{11})(?:_(\d{1,6})_(\d{1,6}))?")
 _ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Moment:
     """Ten seconds, more or less, of a YouTube video: its id, and first and last second (None where not known)."""
 
@@ -48,7 +49,7 @@ class Moment:
         return self.start is not None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Listed:
     """A line of a label file: the moment and its class, "" where the file withholds it."""
 
@@ -56,7 +57,7 @@ class Listed:
     label: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Found:
     """A clip on disk: the moment, its file, and the class folder that it lies in, "" where in none."""
 
@@ -119,16 +120,23 @@ def find_clips(folders: Sequence[Path]) -> Iterator[Found]:
     """The clips directly below the folders and below their class folders, sorted; other names are passed over."""
     for folder in folders:
         yield from _clips_in(folder, "")
-        for inside in sorted(path for path in folder.iterdir() if path.is_dir()):
-            yield from _clips_in(inside, inside.name)
+        for name in _names(folder, folders=True):
+            yield from _clips_in(folder / name, name)
 
 
 def _clips_in(folder: Path, label: str) -> Iterator[Found]:
-    for path in sorted(folder.iterdir()):
-        match = _NAME.fullmatch(path.stem) if path.suffix.lower() in SUFFIXES else None
+    for name in _names(folder, folders=False):
+        stem, dot, suffix = name.rpartition(".")
+        match = _NAME.fullmatch(stem) if f"{dot}{suffix.lower()}" in SUFFIXES else None
         if match is not None:
             start, stop = (None if seconds is None else int(seconds) for seconds in match.group(2, 3))
-            yield Found(Moment(match[1], start, stop), path, label)
+            yield Found(Moment(match[1], start, stop), folder / name, label)
+
+
+def _names(folder: Path, *, folders: bool) -> list[str]:
+    """The folders in a folder, or what else is there, sorted; the system tells kinds along with names."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() == folders)
 
 
 def plain(name: str) -> str:

@@ -24,7 +24,7 @@ Labelled = tuple[Tensor, Tensor, Any]
 """Frames, labels and ids: a clip of the training, or a batch of them."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ClipRef:
     """A clip of the plan, not yet read: unique id, group, and index of its class (None where unknown)."""
 
