@@ -176,6 +176,36 @@ def test_something_something_is_an_option():
     assert torch.equal(plain[timesformer._KERNEL], kernel[:, :, None])
 
 
+# README.md, and the names of files in configs.
+VARIANTS = {
+    ("kinetics", "hr"): (16, 16, 448),
+    ("kinetics", "large"): (96, 4, 224),
+    ("ssv2", "hr"): (16, None, 448),
+    ("ssv2", "large"): (64, None, 224),
+}
+
+
+@pytest.mark.parametrize(("options", "published"), VARIANTS.items())
+def test_variants_have_the_published_clips_and_embeddings(options, published):
+    entry = plugins.create("models", "timesformer_b", release=options[0], variant=options[1])
+    frames, rate, side = published
+    assert (entry.input.length, entry.input.size, entry.input.resize) == (frames, (side, side), side)
+    if rate:
+        theirs = torch.linspace(0, frames * rate - 1, frames).long()
+        assert (theirs - entry.input.stride * torch.arange(frames)).abs().max() <= 3
+    with torch.device("meta"):
+        embeddings = entry.network(2).timesformer.embeddings
+    assert embeddings.position_embeddings.shape == (1, 1 + (side // 16) ** 2, 768)
+    assert embeddings.time_embeddings.shape == (1, frames, 768)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_norms_are_the_authors(name):
+    with torch.device("meta"):
+        net = plugins.create("models", name).network(2)
+    assert {module.eps for module in net.modules() if isinstance(module, torch.nn.LayerNorm)} == {1e-6}
+
+
 def layer_norm(s, name, x):
     return F.layer_norm(x, x.shape[-1:], s[f"{name}.weight"], s[f"{name}.bias"], 1e-6)
 

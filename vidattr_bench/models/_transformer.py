@@ -44,13 +44,13 @@ def renamed(name: str, patterns: Mapping[str, str]) -> str:
 
 def attended(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Attention of several heads among the n tokens of each row, (N, n, C). Vaswani et al. 2017, arXiv 1706.03762."""
-    split = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key, value))
-    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    q, k, v = (torch.unflatten(each, -1, (heads, -1)).transpose(1, 2) for each in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def shown(patches: Tensor, grid: Grid, volume: nn.Module) -> Tensor:
     """The patches (N, t h w, C) as `volume` leaves them, which gets them as activations (N, C, t, h, w)."""
-    seen: Tensor = volume(patches.transpose(1, 2).unflatten(2, grid))
+    seen: Tensor = volume(torch.unflatten(patches.transpose(1, 2), 2, grid))
     return seen.flatten(2).transpose(1, 2)
 
 

@@ -26,6 +26,9 @@ from vidattr_bench.models._transformer import (
 
 _DEPTH, _WIDTH, _HEADS = 12, 768, 12
 _PATCH = 16
+# Frames, one in how many, and pixels a side: the authors' linspace from the first of 256 or 384 frames to the last.
+_VARIANTS = {"base": (8, 36, 224), "hr": (16, 17, 448), "large": (96, 4, 224)}
+_LARGE_OF_SSV2 = 64
 _KERNEL = "timesformer.embeddings.patch_embeddings.projection.weight"
 # The authors' names, and those that Hugging Face gave their weights.
 _RENAMED = {
@@ -55,15 +58,16 @@ class TimeSformer(PublishedEntry):
     arXiv 2102.05095. Weights are those of github.com/facebookresearch/TimeSformer, as
     TimeSformer_divST_8x32_224_K400.pyth, or of Hugging Face's transformers, as
     facebook/timesformer-base-finetuned-k400; transformers is not needed. Every 36th frame, as the authors' code takes 8
-    of 256 frames, both ends included. Where there are more or fewer frames, or patches of 16 x 16 pixels, the nearest
-    embedding of time and place is taken, as there. A clip has 768 x 8 x 14 x 14 patches in `volume`, as the last
+    of 256 frames, both ends included. On clips with more or fewer frames, or patches of 16 x 16 pixels, the nearest
+    embeddings of time and place are taken, as there. A clip has 768 x 8 x 14 x 14 patches in `volume`, as the last
     attention reads them; after it nothing depends on them, since the class token alone is classified, so there is no
-    linear head on a global average. The number of parameters is that of the authors' code;
-    github.com/open-mmlab/mmaction2 says 122 million.
+    linear head on a global average. The number of parameters is that of the authors' code, and 122 million in
+    github.com/open-mmlab/mmaction2. With equal random weights logits are within 3e-6 of those of transformers 5.23.
 
     Attributes:
-        release: whose input the weights want: kinetics, or ssv2 (Something-Something V2), whose frames are spread over
+        release: whose clips the weights want: kinetics, or ssv2 (Something-Something V2), whose frames are spread over
             the video (the first of each segment, where the authors take the middle one) and have blue first.
+        variant: base; hr, on 16 frames of 448 x 448 pixels; or large, on 96 frames (64 of ssv2) of 224 x 224 pixels.
     """
 
     name: ClassVar[str] = "timesformer_b"
@@ -74,17 +78,23 @@ class TimeSformer(PublishedEntry):
     std: ClassVar[tuple[float, ...]] = (0.225, 0.225, 0.225)
 
     release: Literal["kinetics", "ssv2"] = "kinetics"
+    variant: Literal["base", "hr", "large"] = "base"
 
     def __post_init__(self) -> None:
+        frames, stride, side = _VARIANTS[self.variant]
+        wanted = ClipInput(length=frames, stride=stride, size=(side, side), resize=side, crop="centre")
         if self.release == "ssv2":
-            object.__setattr__(self, "input", dataclasses.replace(type(self).input, stride=1, anchor="spread"))
+            frames = min(frames, _LARGE_OF_SSV2)
+            wanted = dataclasses.replace(wanted, length=frames, stride=1, anchor="spread")
+        object.__setattr__(self, "input", wanted)
 
     def network(self, classes: int) -> nn.Module:
         """The untrained network with `classes` logits."""
-        return _Network(classes)
+        return _Network(classes, self.input.length, self.input.size[0] // _PATCH)
 
     def adapted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Weights by transformers' names, with kernels one frame deep, for clips with red first."""
+        # The authors read ssv2 with OpenCV and swap its channels for other architectures only (datasets/utils.py).
         adapted = {renamed(name, _RENAMED): tensor for name, tensor in state.items()}
         kernel = adapted.get(_KERNEL)
         if kernel is not None and kernel.ndim == 4:
@@ -139,7 +149,8 @@ class _Embeddings(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         patches = self.patch_embeddings(x)
         first, places = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        place = F.interpolate(places.transpose(1, 2).unflatten(2, (self.side, -1)), size=patches.shape[3:])
+        grid = torch.unflatten(places.transpose(1, 2), 2, (self.side, -1))
+        place = F.interpolate(grid, size=patches.shape[3:])
         time = F.interpolate(self.time_embeddings.transpose(1, 2), size=patches.shape[2])
         patches = patches + place[:, :, None] + time[..., None, None]
         class_token = (self.cls_token + first).expand(len(x), -1, -1)
@@ -166,14 +177,14 @@ class _Layer(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid, volume: nn.Module | None = None) -> Tensor:
         n, frames = len(tokens), grid[0]
-        first, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, (frames, -1))
+        first, patches = tokens[:, :1], torch.unflatten(tokens[:, 1:], 1, (frames, -1))
         patches = patches + self._over_time(patches.transpose(1, 2)).transpose(1, 2)
         copies = first[:, None].expand(-1, frames, -1, -1)
         seen = self.layernorm_before(torch.cat([copies, patches], 2))
         if volume is not None:
             others = shown(seen[:, :, 1:].flatten(1, 2), grid, volume)
-            seen = torch.cat([seen[:, :, :1], others.unflatten(1, (frames, -1))], 2)
-        added = self.attention(seen.flatten(0, 1)).unflatten(0, (n, frames))
+            seen = torch.cat([seen[:, :, :1], torch.unflatten(others, 1, (frames, -1))], 2)
+        added = torch.unflatten(self.attention(seen.flatten(0, 1)), 0, (n, frames))
         first = first + added[:, :, 0].mean(1, keepdim=True)
         tokens = torch.cat([first, (patches + added[:, :, 1:]).flatten(1, 2)], 1)
         out: Tensor = tokens + self.output(self.intermediate(self.layernorm_after(tokens)))
@@ -182,7 +193,7 @@ class _Layer(nn.Module):
     def _over_time(self, patches: Tensor) -> Tensor:
         """What patches (N, h w, T, C) get from those of the same place."""
         added: Tensor = self.temporal_dense(self.temporal_attention(self.temporal_layernorm(patches).flatten(0, 1)))
-        return added.unflatten(0, patches.shape[:2])
+        return torch.unflatten(added, 0, patches.shape[:2])
 
 
 class _SelfAttention(nn.Module):
