@@ -6,23 +6,41 @@ the row of a product of matrices needs no matrix over all tokens, nor does atten
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from vidattr_bench.attention import recorded_attention
+from vidattr_bench.attention import Interception
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.model import VideoModel
 from vidattr_bench.tokens import Attention, Tokens, tokens_of
 
+Keep = Callable[[Tensor, Attention], Tensor]
+"""The matrices (..., n, n) of an attention, in the graph -> the matrices (g, n, n) of its groups."""
 
-def attend(model: VideoModel, x: Tensor) -> tuple[Tokens, list[Tensor], Tensor]:
-    """The tokens, the matrices (..., n, n) of every attention, and the logits (1, K) of one clip x (1, C, T, H, W)."""
+_UNSTEADY = "how often the network attends depends on the clip"
+
+
+def attend(model: VideoModel, x: Tensor, keep: Keep) -> tuple[Tokens, list[Tensor], Tensor]:
+    """The tokens, what `keep` makes of every attention, and the logits (1, K) of one clip x (1, C, T, H, W).
+
+    The matrices of a clip of 32 frames take gigabytes, so that none is held beyond the forward pass but by its graph.
+    """
     found = tokens_of(model, x)
-    with recorded_attention() as matrices:
+    kept: list[Tensor] = []
+
+    def weigh(scores: Tensor, softmax: Tensor) -> Tensor:
+        if len(kept) == len(found.attentions):
+            raise NotApplicableError(_UNSTEADY)
+        kept.append(keep(softmax, found.attentions[len(kept)]))
+        return softmax
+
+    with Interception(weigh):
         logits = model.logits(x)
-    if len(matrices) != len(found.attentions):
-        raise NotApplicableError("how often the network attends depends on the clip")
-    return found, matrices, logits
+    if len(kept) != len(found.attentions):
+        raise NotApplicableError(_UNSTEADY)
+    return found, kept, logits
 
 
 def passed_on(r: Tensor, matrices: Tensor, attention: Attention) -> Tensor:

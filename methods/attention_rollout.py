@@ -38,7 +38,7 @@ class AttentionRollout(AttributionMethod):
 
 
 def _rollout(model: VideoModel, x: Tensor) -> Tensor:
-    found, matrices, _ = attend(model, x)
+    found, matrices, _ = attend(model, x, lambda matrices, attention: attention.mean_over_heads(matrices))
     r = found.read
     for A, attention in zip(reversed(matrices), reversed(found.attentions), strict=True):
         r = (_attended(r, A, attention) + r) / 2
@@ -48,4 +48,4 @@ def _rollout(model: VideoModel, x: Tensor) -> Tensor:
 def _attended(r: Tensor, A: Tensor, attention: Attention) -> Tensor:
     """R A over all tokens, a token that takes no part attending to itself."""
     copies = attention.groups.flatten().bincount(minlength=len(r))
-    return passed_on(r / copies.clamp(min=1), attention.mean_over_heads(A), attention) + r * (copies == 0)
+    return passed_on(r / copies.clamp(min=1), A, attention) + r * (copies == 0)

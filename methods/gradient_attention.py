@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.model import VideoModel
+from vidattr_bench.tokens import Attention
 
 from ._attention import attend, on_patches, passed_on
 from ._gradients import Score, target_score
@@ -42,10 +43,24 @@ class GradientAttention(AttributionMethod):
         return torch.stack([self._explain(model, x, target) for x, target in clips])
 
     def _explain(self, model: VideoModel, x: Tensor, target: Tensor) -> Tensor:
-        found, matrices, logits = attend(model, x.requires_grad_())
-        score = target_score(logits, target, self.score).sum()
-        gradients = torch.autograd.grad(score, matrices, materialize_grads=True)
+        x = x.requires_grad_()
+        found, weighted, logits = attend(model, x, _weighted)
+        # Going back to the clip fills `weighted`.
+        torch.autograd.grad(target_score(logits, target, self.score).sum(), x, allow_unused=True)
         r = found.read
-        for A, dA, attention in list(zip(matrices, gradients, found.attentions, strict=True))[::-1]:
-            r = r + passed_on(r, attention.mean_over_heads((dA * A.detach()).relu()), attention)
+        for A, attention in zip(reversed(weighted), reversed(found.attentions), strict=True):
+            r = r + passed_on(r, A, attention)
         return on_patches(r, found)
+
+
+def _weighted(matrices: Tensor, attention: Attention) -> Tensor:
+    """The mean of relu(dA * A) over heads, (g, n, n), for matrices A (..., n, n): zeros until their gradient passes."""
+    g, n = attention.groups.shape
+    mean, values = matrices.new_zeros(g, n, n), matrices.detach()
+
+    def fill(gradient: Tensor) -> None:
+        mean.add_(attention.mean_over_heads((gradient * values).relu()))
+
+    if matrices.requires_grad:
+        matrices.register_hook(fill)  # type: ignore[no-untyped-call]
+    return mean

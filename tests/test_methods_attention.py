@@ -1,6 +1,8 @@
 """Attention rollout and gradient-weighted attention: dense transcriptions, closed forms, and networks they refuse."""
 
+import importlib
 import math
+import weakref
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import CLASSES, NETWORKS, SmallNet, as_model, explain, small_batch
 from vidattr_bench.plugins import create
 from vidattr_bench.small_networks import SmallDividedTransformer, SmallVideoTransformer
-from vidattr_bench.tokens import tokens_of
+from vidattr_bench.tokens import _Probe, tokens_of
 
 T, H, W = 6, 20, 28
 GRID = (3, 5, 7)
@@ -345,6 +347,25 @@ def test_every_way_to_call_softmax_is_intercepted():
     with recorded_attention() as matrices:
         x.softmax(1), x[0].softmax(1)
     assert not matrices
+
+
+@pytest.mark.parametrize("build", [SmallVideoTransformer, SmallDividedTransformer])
+def test_no_matrix_outlives_the_forward_pass(build, batch):
+    model = as_model(build)
+    x, alive = model.normalise(batch.frames)[:1], []
+
+    def keep(matrices, attention):
+        alive.append(weakref.ref(matrices))
+        return matrices.sum()
+
+    attend = importlib.import_module("vidattr_bench.methods._attention").attend
+    with torch.no_grad():
+        _, kept, _ = attend(model, x, keep)
+    assert len(kept) == len(alive) > 0
+    assert not any(reference() is not None for reference in alive)
+    # Nor do the scores of the probe, of which it needs the diagonals.
+    for scores in _Probe(model, x)._run()[0]:
+        assert scores.untyped_storage().nbytes() == scores.numel() * scores.element_size()
 
 
 def mvit():

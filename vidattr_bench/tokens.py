@@ -217,7 +217,8 @@ class _Probe:
         queries, keys = scores.shape[-2:]
         if queries != keys:
             raise NotApplicableError(f"attention is pooled: {queries} tokens attend to {keys} others")
-        self.scores.append(scores.diagonal(dim1=-2, dim2=-1).reshape(-1, queries))
+        # A copy, since a view would keep all scores: those of long clips fill the memory.
+        self.scores.append(scores.diagonal(dim1=-2, dim2=-1).reshape(-1, queries).clone())
         return torch.eye(queries, dtype=softmax.dtype, device=softmax.device).expand_as(softmax)
 
 
