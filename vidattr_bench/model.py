@@ -174,7 +174,18 @@ class VideoModel(nn.Module):
         return self._declared_feature_layer
 
     def normalise(self, frames: Tensor) -> Tensor:
-        """X = (frames - mean) / std: the space in which gradients, noise and substrates live."""
+        """X = (frames - mean) / std: the space in which gradients, noise and substrates live.
+
+        Raises:
+            ModelError: clips have another number of channels than mean and std.
+        """
+        wanted, found = self.mean.shape[1], frames.shape[1]
+        if wanted not in (1, found):
+            streams = " and ".join(self.input.streams)
+            raise ModelError(
+                f"{self.name} takes clips of {wanted} channels, and these have {found}; "
+                f"take a data set whose clips have the streams it was made for ({streams})"
+            )
         return (frames - self.mean) / self.std
 
     def logits(self, x: Tensor) -> Tensor:
@@ -211,7 +222,7 @@ class VideoModel(nn.Module):
 
     def blank(self) -> Tensor:
         """A normalised pixel that shows nothing, (1, C, 1, 1, 1): black, and of optical flow no motion."""
-        values = self.input.blank if self.input.flow else (0.0,)
+        values = self.input.blank if self.input.flow else (0.0,) * self.mean.shape[1]
         return self.normalise(self.mean.new_tensor(values).view(1, -1, 1, 1, 1))
 
     def forward(self, frames: Tensor) -> Tensor:
