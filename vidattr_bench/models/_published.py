@@ -36,11 +36,15 @@ class PublishedEntry(ModelEntry):
         """Weights of a file that `train` did not write, made those of our network."""
         return state
 
+    def loaded(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights in a file, and what else it carries; raises `ModelError` where it cannot be read."""
+        return load_state(path)
+
     def build(self) -> VideoModel:
         """The trained model; raises `ModelError` where files are missing, cannot be read or do not fit."""
         if self.checkpoint is None:
             raise ModelError(f"{self.name} has no weights of its own; give {self.name}:checkpoint=FILE")
-        state, extras = load_state(self.checkpoint)
+        state, extras = self.loaded(self.checkpoint)
         recorded = preprocessing(extras, self.checkpoint)
         weights = state if recorded else self.adapted(state)
         logits = len(weights.get(f"{self.head}.weight", ())) or 1
