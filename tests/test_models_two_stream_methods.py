@@ -1,0 +1,53 @@
+"""Every method on networks with a stream of pixels and one of flow: a map that keeps the contract, or why there is none.
+
+The networks are those of the zoo with fewer channels and blocks; how fast a method is on one says nothing.
+"""
+
+import dataclasses
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import nn
+
+from vidattr_bench.applicability import applicability
+from vidattr_bench.fixtures import as_model, small_batch
+from vidattr_bench.method_checks import every_spec, quickly
+from vidattr_bench.models import st_resnet50, two_stream_vgg16
+
+ENTRIES = {"two_stream_vgg16": two_stream_vgg16.TwoStreamVGG16, "st_resnet50": st_resnet50.STResNet50}
+NETWORKS = {
+    "two_stream_vgg16": (lambda: two_stream_vgg16._Network(5, (4, 4, 5, 6, 6), 8, 2), (5, 40, 72)),
+    "st_resnet50": (lambda: st_resnet50._Network(5, (2, 2, 2, 3), 3), (6, 48, 60)),
+}
+NO_ATTENTION = dict.fromkeys(("attention_rollout", "gradient_attention"), "no attention between tokens")
+NO_HEAD = dict.fromkeys(("cam", "class_feature_pyramid", "saliency_tubes"), "no linear head")
+REASONS = {**NO_ATTENTION, **NO_HEAD}
+
+
+@lru_cache(maxsize=1)
+def subject(name):
+    make, size = NETWORKS[name]
+    entry = ENTRIES[name]
+    wanted = dataclasses.replace(entry.input, length=size[0], size=size[1:])
+    statistics = {"mean": [0.5] * 23, "std": [0.25] * 23}
+    model = as_model(make, 1, input=wanted, feature_layer=entry.feature_layer, **statistics)
+    return model, with_flow(small_batch(2, size))
+
+
+def with_flow(batch):
+    """The batch with twenty channels of smooth noise behind its pixels."""
+    n, _, t, h, w = batch.frames.shape
+    noise = torch.rand(n, 20, max(t // 2, 1), h // 4, w // 4, generator=torch.Generator().manual_seed(5))
+    flow = nn.functional.interpolate(noise, (t, h, w), mode="trilinear")
+    return dataclasses.replace(batch, frames=torch.cat([batch.frames, flow], 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", every_spec())
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_verified_map_or_the_expected_reason(name, text):
+    reason = applicability(quickly(text), *subject(name))
+    expected = REASONS.get(text) or REASONS.get(text.partition(":")[0], "")
+    assert expected in reason
+    assert bool(reason) == bool(expected), reason

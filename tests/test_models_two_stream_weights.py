@@ -1,0 +1,237 @@
+"""Two-stream networks against their authors' files: names and shapes, written out here, and files that are refused.
+
+Sources: twostreamfusion (cnn_ucf101_fusion.m, cnn_ucf101_temporal.m; VGG-16 of MatConvNet), st-resnet
+(STResNet_stage1.m, STResNet_stage2.m; imagenet-resnet-50-dag of MatConvNet, after Caffe's ResNet-50). A port to torch,
+as pytorch-mcn makes it, has these layers' names and 2-D kernels.
+"""
+
+import importlib.util
+import math
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from vidattr_bench import plugins
+from vidattr_bench.checkpoints import save_checkpoint
+from vidattr_bench.errors import ModelError
+from vidattr_bench.models import st_resnet50, two_stream_vgg16
+from vidattr_bench.models._matconvnet import read_dagnn
+
+_spec = importlib.util.spec_from_file_location("matconvnet_data", Path(__file__).parent / "data" / "matconvnet.py")
+matconvnet = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(matconvnet)
+
+NAMES = ("two_stream_vgg16", "st_resnet50")
+STATISTICS = ("running_mean", "running_var")
+CHANNELS = {"spatial": 3, "temporal": 20}
+
+
+def norm(name, channels):
+    return {f"{name}.{key}": (channels,) for key in ("weight", "bias", *STATISTICS)}
+
+
+def biased(name, *shape):
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def vgg16():
+    shapes = {**biased("conv53D", 512, 1024, 3, 3, 3)}
+    for stream, channels in CHANNELS.items():
+        for i, (count, width) in enumerate(zip((2, 2, 3, 3, 3), (64, 128, 256, 512, 512), strict=True), start=1):
+            for j in range(1, count + 1):
+                shapes |= biased(f"conv{i}_{j}_{stream}", width, channels, 3, 3)
+                channels = width
+        shapes |= {**biased(f"fc6_{stream}", 4096, 512, 7, 7), **biased(f"fc7_{stream}", 4096, 4096, 1, 1)}
+        shapes |= biased(f"prediction_{stream}", 101, 4096, 1, 1)
+    return shapes
+
+
+def resnet50():
+    shapes = {}
+    for stream, channels in CHANNELS.items():
+        shapes |= {**biased(f"conv1_{stream}", 64, channels, 7, 7), **norm(f"bn_conv1_{stream}", 64)}
+        before = 64
+        for stage, (count, inner) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512), strict=True), start=2):
+            for letter in "abcdef"[:count]:
+                unit, pointwise = f"{stage}{letter}", (3, 1, 1) if letter == "b" else (1, 1)
+                convolutions = {
+                    "branch2a": (inner, before, *pointwise),
+                    "branch2b": (inner, inner, 3, 3),
+                    "branch2c": (4 * inner, inner, *pointwise),
+                }
+                if letter == "a":
+                    convolutions["branch1"] = (4 * inner, before, 1, 1)
+                for layer, shape in convolutions.items():
+                    shapes |= {f"res{unit}_{layer}_{stream}.weight": shape}
+                    shapes |= norm(f"bn{unit}_{layer}_{stream}", shape[0])
+                before = 4 * inner
+        shapes |= biased(f"prediction_{stream}", 101, 2048, 1, 1)
+    return shapes
+
+
+PUBLISHED = {"two_stream_vgg16": vgg16(), "st_resnet50": resnet50()}
+
+
+def values(shapes):
+    """A number for each name, filling its shape without taking up its space."""
+    return {name: torch.tensor(1 + i % 991).float().expand(shape) for i, (name, shape) in enumerate(shapes.items())}
+
+
+def parameters(shapes):
+    return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(STATISTICS))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_says_how_many_parameters_there_are(name):
+    said = re.search(r"(\d[\d ]+) parameters", plugins.find("models", name).summary)[1]
+    assert int(said.replace(" ", "")) == parameters(PUBLISHED[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_shapes_are_the_published_ones(name):
+    entry = plugins.create("models", name)
+    with torch.device("meta"):
+        own = {key: tuple(tensor.shape) for key, tensor in entry.network(101).state_dict().items()}
+        ported = {key: torch.empty(shape) for key, shape in PUBLISHED[name].items()}
+    own = {key: shape for key, shape in own.items() if not key.endswith("num_batches_tracked")}
+    assert {key: tuple(tensor.shape) for key, tensor in entry.adapted(ported).items()} == own
+
+
+@pytest.mark.parametrize("name", [pytest.param("two_stream_vgg16", marks=pytest.mark.slow), "st_resnet50"])
+def test_a_ports_file_loads_strictly(tmp_path, name):
+    state = {f"module.{key}": tensor for key, tensor in values(PUBLISHED[name]).items()}
+    torch.save({"epoch": 8, "state_dict": state}, tmp_path / "weights.pth")
+    model = plugins.create("models", name, checkpoint=tmp_path / "weights.pth").build()
+    loaded = {key: t for key, t in model.net.state_dict().items() if not key.endswith("num_batches_tracked")}
+    # Each published tensor has a number of its own in `values`, which fills ours whole.
+    numbers = {key: (t.numel(), float(t.flatten()[0]), bool((t == t.flatten()[0]).all())) for key, t in loaded.items()}
+    expected = [(t.numel(), float(t.flatten()[0]), True) for t in values(PUBLISHED[name]).values()]
+    assert sorted(numbers.values()) == sorted(expected)
+    assert model.classes == ()
+    assert model.declares_normalisation
+    assert model.declared_feature_layer == plugins.load("models", name).feature_layer
+
+
+def test_a_layer_that_lacks_is_named(tmp_path):
+    state = values(PUBLISHED["st_resnet50"])
+    state["res3b_branch2a_motion.weight"] = state.pop("res3b_branch2a_temporal.weight")
+    torch.save(state, tmp_path / "weights.pth")
+    wanted = r"1 missing: temporal\.res3b\.branch2a\.weight.*1 left over: res3b_branch2a_motion\.weight"
+    with pytest.raises(ModelError, match=wanted):
+        plugins.create("models", "st_resnet50", checkpoint=tmp_path / "weights.pth").build()
+
+
+def test_kernels_and_statistics_are_turned_into_torchs(tmp_path):
+    network = matconvnet.st_resnet()
+    state, mean = read_dagnn(matconvnet.write(tmp_path / "net.mat", network))
+    arrays = network[1]
+    spatial, frames = arrays["res2a_branch2b_filter_spatial"], arrays["res2b_branch2a_filter_temporal"]
+    assert state["res2a_branch2b_spatial.weight"][2, 1, 0, 2] == spatial[0, 2, 1, 2]
+    over_time = state["res2b_branch2a_temporal.weight"]
+    assert over_time.shape == (3, 12, 3, 1, 1)
+    assert over_time[2, 7, 1, 0, 0] == frames[0, 1, 7, 2]
+    moments = torch.from_numpy(arrays["bn2a_branch2a_moments_spatial"])
+    torch.testing.assert_close(state["bn2a_branch2a_spatial.running_mean"], moments[:, 0])
+    torch.testing.assert_close((state["bn2a_branch2a_spatial.running_var"] + 1e-5).sqrt(), moments[:, 1])
+    torch.testing.assert_close(mean, torch.from_numpy(np.concatenate([matconvnet.FLOW, matconvnet.RGB])).float())
+
+
+def test_a_deviation_below_the_epsilon_gives_no_negative_variance(tmp_path):
+    layers, params = matconvnet.st_resnet()
+    params["bn_conv1_moments_spatial"][:, 1] = 1e-4
+    state, _ = read_dagnn(matconvnet.write(tmp_path / "net.mat", (layers, params)))
+    assert (state["bn_conv1_spatial.running_var"] == 0).all()
+
+
+def test_axes_that_matlab_drops_are_put_back(tmp_path):
+    one_class = np.arange(6, dtype=np.float32).reshape(1, 1, 6)
+    layers = [("prediction_spatial", "dagnn.Conv", ("f", "b"))]
+    path = matconvnet.write(tmp_path / "net.mat", (layers, {"f": one_class, "b": np.ones((1, 1), np.float32)}))
+    state, _ = read_dagnn(path)
+    assert state["prediction_spatial.weight"].tolist() == [[[[float(i)]] for i in range(6)]]
+    assert state["prediction_spatial.bias"].tolist() == [1]
+
+
+def thin(path):
+    network = st_resnet50._Network(matconvnet.CLASSES, matconvnet.RESIDUAL, matconvnet.WIDTH)
+    entry = type("Thin", (st_resnet50.STResNet50,), {"network": lambda self, classes: network})
+    return entry(checkpoint=path)
+
+
+def test_the_mean_is_that_of_the_file(tmp_path):
+    model = thin(matconvnet.write(tmp_path / "net.mat", matconvnet.st_resnet())).build()
+    expected = np.concatenate([matconvnet.RGB, matconvnet.FLOW]) / 255
+    torch.testing.assert_close(model.mean.flatten(), torch.from_numpy(expected).float())
+    torch.testing.assert_close(model.std.flatten(), torch.full((23,), 1 / 255))
+    assert model.input == plugins.create("models", "st_resnet50").input
+    # A mean image with pixels of its own, and one that is not of both streams.
+    image = np.tile(np.concatenate([matconvnet.FLOW, matconvnet.RGB]), (4, 6, 1))
+    image[0] += 2
+    image[1] -= 2
+    again = thin(matconvnet.write(tmp_path / "image.mat", matconvnet.st_resnet(), image)).build()
+    torch.testing.assert_close(again.mean, model.mean)
+    other = thin(matconvnet.write(tmp_path / "rgb.mat", matconvnet.st_resnet(), image[:, :, 20:])).build()
+    torch.testing.assert_close(other.mean.flatten(), torch.tensor(st_resnet50.STResNet50.mean))
+
+
+def test_what_training_writes_comes_back(tmp_path):
+    path = matconvnet.write(tmp_path / "net.mat", matconvnet.st_resnet())
+    model = thin(path).build()
+    described = {"mean": [0.5] * 23, "std": [0.25] * 23, "input": {"length": 7, "flow": 10, "size": [49, 60]}}
+    save_checkpoint(tmp_path / "net.safetensors", model.net, {"classes": list("abcde"), **described})
+    again = thin(tmp_path / "net.safetensors").build()
+    assert again.weights_hash() == model.weights_hash()
+    assert again.input.shape == (23, 7, 49, 60)
+    assert again.classes == tuple("abcde")
+    assert again.mean.unique().tolist() == [0.5]
+
+
+def test_files_of_other_kinds_are_refused_in_words(tmp_path):
+    def refused(path, message):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ModelError, match=message) as error:
+                plugins.create("models", "st_resnet50", checkpoint=path).build()
+        assert str(path) in str(error.value)
+
+    refused(tmp_path / "none.mat", "there is no checkpoint")
+    (tmp_path / "text.mat").write_text("a text that is called a MATLAB file, of more than a hundred and some bytes" * 3)
+    refused(tmp_path / "text.mat", "cannot be read as a MATLAB file")
+    whole = matconvnet.write(tmp_path / "net.mat", matconvnet.st_resnet()).read_bytes()
+    (tmp_path / "half.mat").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "half.mat", "cannot be read as a MATLAB file")
+    savemat(tmp_path / "other.mat", {"accuracy": 0.9})
+    refused(tmp_path / "other.mat", "it has no layers, params, meta")
+    savemat(tmp_path / "simple.mat", {"layers": np.ones(3), "params": np.ones(3), "meta": np.ones(3)})
+    refused(tmp_path / "simple.mat", "holds no weights that MatConvNet's DagNN wrote")
+    header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM"
+    (tmp_path / "new.mat").write_bytes(header + b"\x89HDF\r\n\x1a\n" + bytes(500))
+    refused(tmp_path / "new.mat", "save `net` with -v7")
+
+
+def test_a_layer_of_another_kind_with_parameters_is_named(tmp_path):
+    layers, params = matconvnet.st_resnet()
+    layers.append(("scale_spatial", "dagnn.Scale", ("bn_conv1_mult_spatial",)))
+    with pytest.raises(ModelError, match=r"layer scale_spatial of type dagnn\.Scale has parameters"):
+        thin(matconvnet.write(tmp_path / "net.mat", (layers, params))).build()
+
+
+def test_one_streams_file_is_refused(tmp_path):
+    layers, params = matconvnet.two_stream_vgg16()
+    half = [layer for layer in layers if layer[0].endswith("_spatial")]
+    path = matconvnet.write(tmp_path / "net.mat", (half, params))
+    network = two_stream_vgg16._Network(5, matconvnet.WIDTHS, matconvnet.UNITS, math.prod(matconvnet.PLACES))
+    entry = type("Thin", (two_stream_vgg16.TwoStreamVGG16,), {"network": lambda self, classes: network})
+    with pytest.raises(ModelError, match=r"34 missing: temporal\.conv1_1\.weight"):
+        entry(checkpoint=path).build()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_weights_it_says_how_to_give_them(name):
+    with pytest.raises(ModelError, match=f"{name}:checkpoint=FILE"):
+        plugins.create("models", name).build()
