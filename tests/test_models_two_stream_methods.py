@@ -1,4 +1,4 @@
-"""Every method on networks with a stream of pixels and one of flow: a map that keeps the contract, or why there is none.
+"""Every method on networks of two streams: a map that keeps the contract, or why there is none.
 
 The networks are those of the zoo with fewer channels and blocks; how fast a method is on one says nothing.
 """
@@ -22,7 +22,10 @@ NETWORKS = {
 }
 NO_ATTENTION = dict.fromkeys(("attention_rollout", "gradient_attention"), "no attention between tokens")
 NO_HEAD = dict.fromkeys(("cam", "class_feature_pyramid", "saliency_tubes"), "no linear head")
-REASONS = {**NO_ATTENTION, **NO_HEAD}
+# Each stream has a classifier of its own.
+NO_CONTRAST = {"excitation_backprop:contrastive=true": "a linear layer or convolution that puts out the logits"}
+REASONS = {**NO_ATTENTION, **NO_HEAD, **NO_CONTRAST}
+LAYER_METHODS = ("grad_cam", "layer_cam", "score_cam", "excitation_backprop")
 
 
 @lru_cache(maxsize=1)
@@ -51,3 +54,12 @@ def test_a_verified_map_or_the_expected_reason(name, text):
     expected = REASONS.get(text) or REASONS.get(text.partition(":")[0], "")
     assert expected in reason
     assert bool(reason) == bool(expected), reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+@pytest.mark.parametrize("method", LAYER_METHODS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_streams_features_give_a_map(name, method, stream):
+    layer = ENTRIES[name].feature_layers[stream]
+    assert not applicability(quickly(f"{method}:layer={layer}"), *subject(name))
