@@ -19,6 +19,7 @@ from scipy.io import savemat
 from vidattr_bench import plugins
 from vidattr_bench.checkpoints import save_checkpoint
 from vidattr_bench.errors import ModelError
+from vidattr_bench.finetuning import starting_point
 from vidattr_bench.models import st_resnet50, two_stream_vgg16
 from vidattr_bench.models._matconvnet import read_dagnn
 
@@ -157,10 +158,15 @@ def test_axes_that_matlab_drops_are_put_back(tmp_path):
     assert state["prediction_spatial.bias"].tolist() == [1]
 
 
+class Thin(st_resnet50.STResNet50):
+    """The network of the file that tests/data writes."""
+
+    def network(self, classes):
+        return st_resnet50._Network(classes, matconvnet.RESIDUAL, matconvnet.WIDTH)
+
+
 def thin(path):
-    network = st_resnet50._Network(matconvnet.CLASSES, matconvnet.RESIDUAL, matconvnet.WIDTH)
-    entry = type("Thin", (st_resnet50.STResNet50,), {"network": lambda self, classes: network})
-    return entry(checkpoint=path)
+    return Thin(checkpoint=path)
 
 
 def test_the_mean_is_that_of_the_file(tmp_path):
@@ -189,6 +195,16 @@ def test_what_training_writes_comes_back(tmp_path):
     assert again.input.shape == (23, 7, 49, 60)
     assert again.classes == tuple("abcde")
     assert again.mean.unique().tolist() == [0.5]
+
+
+def test_fine_tuning_draws_both_streams_classifiers_anew(tmp_path):
+    entry = thin(matconvnet.write(tmp_path / "net.mat", matconvnet.st_resnet()))
+    start = starting_point(entry, list("abc"))
+    assert start.record["drawn_anew"] == ["spatial_head.prediction", "temporal_head.prediction"]
+    assert start.net.temporal_head.prediction.weight.shape[0] == 3
+    assert torch.equal(start.net.temporal.conv1.weight, entry.build().net.temporal.conv1.weight)
+    assert start.input.streams == {"rgb": 3, "flow": 20}
+    assert start.mean[3] == pytest.approx(matconvnet.FLOW[0] / 255)
 
 
 def test_files_of_other_kinds_are_refused_in_words(tmp_path):

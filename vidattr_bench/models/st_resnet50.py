@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class STResNet50(TwoStreamEntry):
 
     name = "st_resnet50"
     feature_layer = "spatial.res5c_relu"
-    feature_layers: ClassVar = {"rgb": "spatial.res5c_relu", "flow": "temporal.res5c_relu"}
+    feature_layers: ClassVar[Mapping[str, str]] = {"rgb": "spatial.res5c_relu", "flow": "temporal.res5c_relu"}
     input: ClassVar[ClipInput] = ClipInput(
         length=11, anchor="spread", size=(224, 224), resize=256, crop="centre", flow=two_stream.FIELDS
     )

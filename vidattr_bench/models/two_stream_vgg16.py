@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -35,7 +35,7 @@ class TwoStreamVGG16(TwoStreamEntry):
 
     name = "two_stream_vgg16"
     feature_layer = "relu3D5"
-    feature_layers: ClassVar = {"rgb": "spatial.relu5_3", "flow": "temporal.relu5_3"}
+    feature_layers: ClassVar[Mapping[str, str]] = {"rgb": "spatial.relu5_3", "flow": "temporal.relu5_3"}
     input: ClassVar[ClipInput] = ClipInput(
         length=two_stream.POOLED, anchor="spread", size=(224, 224), resize=256, crop="centre", flow=two_stream.FIELDS
     )
@@ -110,7 +110,8 @@ def _initialise(net: _Network) -> None:
     for module in net.modules():
         if isinstance(module, (nn.Conv3d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     line = torch.exp(-torch.tensor([-1.0, 0.0, 1.0]).square() / 2)
     smooth = torch.einsum("i,j,k->ijk", *[line / line.sum()] * 3)
     identity = torch.eye(net.conv53D.out_channels)
