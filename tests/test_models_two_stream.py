@@ -20,6 +20,7 @@ from vidattr_bench.errors import ModelError, NotApplicableError
 from vidattr_bench.fixtures import as_model
 from vidattr_bench.models import st_resnet50, two_stream_vgg16
 from vidattr_bench.models._two_stream import average
+from vidattr_bench.streams import channels_of, of_stream
 
 _spec = importlib.util.spec_from_file_location("matconvnet_data", Path(__file__).parent / "data" / "matconvnet.py")
 matconvnet = importlib.util.module_from_spec(_spec)
@@ -291,3 +292,13 @@ def test_the_fusion_starts_as_a_smoothed_sum_of_the_streams():
 def test_no_single_average_is_scored(name):
     with pytest.raises(NotApplicableError, match="no linear head"):
         random_model(name).linear_head(clips(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+def test_the_layer_before_a_streams_features_is_found_where_one_stream_is_explained(name, stream):
+    model, x = random_model(name), clips(name, 1)
+    layer = ENTRIES[name].feature_layers[stream]
+    view, own = of_stream(model, stream, x), x[:, channels_of(model, stream)]
+    before = view.layer_before(layer, own)
+    assert view.module(before) is model.module(model.layer_before(layer, x))
