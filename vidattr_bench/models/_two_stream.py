@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vidattr_bench.checkpoints import load_state
 from vidattr_bench.errors import ModelError
-from vidattr_bench.model import ClipInput
+from vidattr_bench.model import NO_MOTION, ClipInput
 from vidattr_bench.models._matconvnet import is_matlab, read_dagnn
 from vidattr_bench.models._published import PublishedEntry
 
@@ -35,7 +35,6 @@ class TwoStreamEntry(PublishedEntry):
     """
 
     head: ClassVar[str] = "spatial_head.prediction"
-    feature_layers: ClassVar[Mapping[str, str]]
     input: ClassVar[ClipInput]
     std: ClassVar[tuple[float, ...]] = (1 / 255,) * (PIXELS + 2 * FIELDS)
 
@@ -75,8 +74,8 @@ class TwoStreamEntry(PublishedEntry):
 
 
 def mean_of(rgb: tuple[float, float, float]) -> tuple[float, ...]:
-    """The mean of a clip's channels in [0, 1], given that of its pixels in 0 to 255; flow of 0 is 128."""
-    return tuple(value / 255 for value in (*rgb, *(128.0,) * (2 * FIELDS)))
+    """The mean of a clip's channels in [0, 1], given that of its pixels in 0 to 255; that of flow is no motion."""
+    return (*(value / 255 for value in rgb), *(NO_MOTION,) * (2 * FIELDS))
 
 
 def streams(x: Tensor) -> tuple[Tensor, Tensor]:
