@@ -1,6 +1,7 @@
 """A data module's plan and batches: what is wrong with one clip costs no other its place, here or in a worker."""
 
 import dataclasses
+import pickle
 import threading
 from types import SimpleNamespace
 
@@ -77,6 +78,15 @@ def test_a_spawned_worker_needs_no_trainer():
         patch.setenv("OMP_NUM_THREADS", "1")
         assert [list(work.batch.ids) for work in spawned] == [["c"]]
     assert data.trainer is not None
+
+
+def test_another_part_is_one_module_that_stays_behind():
+    data = Greys(wrong="size")
+    assert data.at("test") is data
+    train = data.at("train")
+    assert (train.part, train.wrong) == ("train", "size")
+    assert data.at("train") is train
+    assert pickle.loads(pickle.dumps(data)).__dict__["_others"] == {}
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 5])

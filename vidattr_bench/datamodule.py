@@ -76,12 +76,13 @@ class ClipDataModule(LightningDataModule):
     interpolation: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a loading process needs: the trainer stays behind."""
-        return {**self.__dict__, "trainer": None}
+        """What a loading process needs: the trainer and other parts stay behind."""
+        return {**self.__dict__, "trainer": None, "_others": {}}
 
     def __post_init__(self) -> None:
         super().__init__()
         self.adapt(ClipInput())
+        self._others: dict[str, ClipDataModule] = {}
         self.plan: list[list[ClipRef]] = []
         self.pending: list[int] = []
         self.workers = 0
@@ -112,6 +113,14 @@ class ClipDataModule(LightningDataModule):
     @abstractmethod
     def load(self, ref: ClipRef) -> Clip:
         """Decode one clip and its tubes to `self.clip_input`; raises `DataError` that names file, field and remedy."""
+
+    def at(self, part: str) -> ClipDataModule:
+        """The same data set at a part; each other part is one module, so that its clips are listed once."""
+        if part == self.part:
+            return self
+        if part not in self._others:
+            self._others[part] = dataclasses.replace(self, part=part)
+        return self._others[part]
 
     def made_of(self, ref: ClipRef) -> tuple[ClipRef, ...]:
         """The recorded clips that a clip shows: itself, or those that it is put together from."""
@@ -210,7 +219,7 @@ class ClipDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _labelled(self, part: str, *, stand_in: bool) -> LabelledClips:
-        module = self if part == self.part else dataclasses.replace(self, part=part)
+        module = self.at(part)
         module.clip_input = self.clip_input
         return LabelledClips(module, module.refs(), stand_in=stand_in)
 

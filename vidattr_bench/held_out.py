@@ -26,18 +26,13 @@ class Shared:
         return f"{len(self.kin)} of the held-out clips come from {len(self.groups)} sources that are trained on too"
 
 
-def training_part(data: ClipDataModule) -> ClipDataModule:
-    """The data set at its part `train`; raises `DataError` where it knows none."""
-    return data if data.part == "train" else dataclasses.replace(data, part="train")
-
-
 def shared_with_training(data: ClipDataModule) -> Shared:
     """What the part of a data set shares with its training part.
 
     Raises:
         DataError: one of the two holds no clips, or the data set has no training part.
     """
-    training = training_part(data)
+    training = data.at("train")
     trained = [one for ref in training.refs() if ref.label is not None for one in training.made_of(ref)]
     ids, sources = {one.id for one in trained}, {one.group for one in trained}
     clips, groups, kin = [], set[str](), []

@@ -19,7 +19,7 @@ from vidattr_bench.checkpoints import save_checkpoint
 from vidattr_bench.datamodule import ClipDataModule, Labelled
 from vidattr_bench.errors import DataError, ModelError
 from vidattr_bench.finetuning import Start, fine_tunes, starting_point
-from vidattr_bench.held_out import Shared, shared_with_training, training_part
+from vidattr_bench.held_out import Shared, shared_with_training
 from vidattr_bench.model import ModelEntry
 from vidattr_bench.plugins import label
 from vidattr_bench.randomness import derive
@@ -98,7 +98,7 @@ def train(
         dataset.batch_size, dataset.seed, dataset.workers = batch_size, seed, workers
         shared = _held_out(dataset)
         identity = _identity(dataset, model, settings, start, shared)
-        stamps = [part.fingerprint() for part in (training_part(dataset), dataset)]
+        stamps = [part.fingerprint() for part in (dataset.at("train"), dataset)]
         resumed = {**identity, "data": stamps, "classes": list(dataset.classes)}
         classifier = _Classifier(start, len(dataset.classes), rate, seed, augmentation)
         hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
