@@ -135,3 +135,11 @@ def test_short_and_long_form_name_the_same_model():
         create_model("r3d_81:weights=DEFAULT")
     with pytest.raises(PluginError, match="factory has no option 'lenght'; did you mean length"):
         create_model("a.b:c,lenght=4")
+
+
+def test_a_network_of_ones_own_asks_for_optical_flow(own):
+    entry = create_model("own_package.nets:plain,pixels=false,flow=5")
+    assert entry.input == ClipInput(pixels=False, flow=5)
+    assert entry.input.streams == {"flow": 10}
+    with pytest.raises(ModelError, match="a clip needs pixels or flow"):
+        create_model("own_package.nets:plain,pixels=false")
