@@ -8,7 +8,7 @@ import json
 import pickle
 import shlex
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,11 +39,9 @@ class _Inner(dict[str, Tensor]):
         beside: the names of those that are not the network's.
     """
 
-    def __init__(self, whole: Mapping[str, Tensor], prefix: str) -> None:
-        inner = {name: tensor for name, tensor in whole.items() if name.startswith(prefix)}
-        super().__init__(unwrap(inner))
-        self.whole = whole
-        self.beside = [name for name in whole if name not in inner]
+    def __init__(self, inner: Mapping[str, Tensor], whole: Mapping[str, Tensor], beside: Sequence[str]) -> None:
+        super().__init__(inner)
+        self.whole, self.beside = whole, beside
 
 
 def save_checkpoint(path: Path, net: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -116,7 +114,19 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _inner(whole: Mapping[str, Tensor]) -> _Inner | None:
     """The network inside a Lightning module that holds more; None where no name says which part it is."""
     prefix = next((prefix for prefix in _NETWORKS if any(name.startswith(prefix) for name in whole)), None)
-    return None if prefix is None else _Inner(whole, prefix)
+    if prefix is None:
+        return None
+    inner = {name: tensor for name, tensor in whole.items() if name.startswith(prefix)}
+    return _Inner(unwrap(inner), whole, [name for name in whole if name not in inner])
+
+
+def changed(
+    state: Mapping[str, Tensor], change: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+) -> Mapping[str, Tensor]:
+    """`change(state)`, of which `fit` still knows what lay beside the network in a Lightning module."""
+    if isinstance(state, _Inner):
+        return _Inner(change(state), change(state.whole), state.beside)
+    return change(state)
 
 
 def fit(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torchvision.models.video import R3D_18_Weights
 
-from vidattr_bench.checkpoints import class_names, fit, load_state, preprocessing
+from vidattr_bench.checkpoints import changed, class_names, fit, load_state, preprocessing
 from vidattr_bench.classes import read_classes
 from vidattr_bench.errors import ModelError
 from vidattr_bench.model import ModelEntry, VideoModel
@@ -46,7 +46,7 @@ class PublishedEntry(ModelEntry):
             raise ModelError(f"{self.name} has no weights of its own; give {self.name}:checkpoint=FILE")
         state, extras = self.loaded(self.checkpoint)
         recorded = preprocessing(extras, self.checkpoint)
-        weights = state if recorded else self.adapted(state)
+        weights = state if recorded else changed(state, self.adapted)
         logits = len(weights.get(f"{self.head}.weight", ())) or 1
         net = self.network(logits)
         fit(net, weights, self.checkpoint)
