@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from vidattr_bench.checkpoints import save_checkpoint
 from vidattr_bench.errors import ModelError
 from vidattr_bench.model import ClipInput
 from vidattr_bench.models._published import PublishedEntry
@@ -73,3 +74,65 @@ def test_an_inflated_network_says_what_lies_beside_it(tmp_path):
     with pytest.warns(UserWarning, match=r"i3d\.ckpt: left out, beside the network: loss\.weight"):
         model = create_model(f"i3d:checkpoint={tmp_path / 'i3d.ckpt'}").build()
     assert torch.equal(model.net.logits.conv3d.weight, net.logits.conv3d.weight)
+
+
+RECORD = {"classes": ["a", "b"], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "feature_layer": ""}
+
+
+def trained(path, text, **clip):
+    """A file as `train` writes it of a network of the zoo, trained on clips of its own."""
+    entry = create_model(text)
+    wanted = dataclasses.asdict(dataclasses.replace(entry.input, **clip))
+    record = {**RECORD, "mean": entry.mean, "std": entry.std, "input": wanted}
+    save_checkpoint(path, entry.network(2), record)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("segments=5", r"\(segments\) ask for length 5, and .*a\.safetensors was trained with length 7;"),
+        ("segments=8", r"\(segments\) ask for length 8, and .* trained with length 7; leave out the option"),
+        ("segments=7,dense=true", r"\(segments, dense\) ask for stride 9, anchor middle, and .* stride 1, anchor spr"),
+    ],
+)
+def test_an_option_that_contradicts_what_train_recorded_is_refused(tmp_path, asked, said):
+    """Not overridden without a word, not even where it repeats the default."""
+    path = trained(tmp_path / "a.safetensors", "tsn_r50", length=7, size=(32, 48), resize=None)
+    with pytest.raises(ModelError, match=said):
+        create_model(f"tsn_r50:{asked},checkpoint={path}").build()
+
+
+def test_an_option_that_agrees_with_what_train_recorded_is_taken(tmp_path):
+    path = trained(tmp_path / "a.safetensors", "tsn_r50", length=7, size=(32, 48), resize=None)
+    for text in ("tsn_r50:segments=7,checkpoint=", "tsn_r50:checkpoint="):
+        model = create_model(f"{text}{path}").build()
+        assert (model.input.length, model.input.size, model.input.resize) == (7, (32, 48), None)
+
+
+@pytest.mark.parametrize("release", [2018, 2020])
+def test_a_normalisation_that_train_did_not_use_is_refused(tmp_path, release):
+    path = trained(tmp_path / "a.safetensors", f"resnet3d_18:width=4,release={release}", length=7)
+    other = {2018: 2020, 2020: 2018}[release]
+    with pytest.raises(ModelError, match=r"\(width, release\) ask for mean \(.*and .* was trained with mean \("):
+        create_model(f"resnet3d_18:width=4,release={other},checkpoint={path}").build()
+    for given in ("", f",release={release}"):
+        model = create_model(f"resnet3d_18:width=4{given},checkpoint={path}").build()
+        expected = create_model(f"resnet3d_18:release={release}").mean
+        assert model.mean.flatten().tolist() == pytest.approx(expected)
+        assert model.input.length == 7
+
+
+def test_options_describe_the_authors_weights(tmp_path):
+    """A file that `train` did not write says nothing of clips, and nothing is refused."""
+    torch.save(create_model("resnet3d_18:width=4").network(3).state_dict(), tmp_path / "a.pth")
+    model = create_model(f"resnet3d_18:width=4,release=2020,checkpoint={tmp_path / 'a.pth'}").build()
+    assert model.mean.flatten().tolist() == pytest.approx([0.4345, 0.4051, 0.3775])
+
+
+def test_shipped_weights_and_a_file_are_not_both_taken(tmp_path):
+    path = trained(tmp_path / "a.safetensors", "tiny3d")
+    for option in ("seed=1", "masked=true"):
+        with pytest.raises(ModelError, match=r"seed and masked choose among .*, and checkpoint=.*a\.s"):
+            create_model(f"tiny3d:{option},checkpoint={path}").build()
+    assert create_model(f"tiny3d:checkpoint={path}").build().classes == ("a", "b")

@@ -15,6 +15,8 @@ from vidattr_bench.classes import read_classes
 from vidattr_bench.errors import ModelError
 from vidattr_bench.model import ModelEntry, VideoModel
 
+_FILES = ("checkpoint", "classes_file")
+
 
 @dataclasses.dataclass(frozen=True)
 class PublishedEntry(ModelEntry):
@@ -40,12 +42,24 @@ class PublishedEntry(ModelEntry):
         """Weights in a file, and what else it carries; raises `ModelError` where it cannot be read."""
         return load_state(path)
 
+    def asked(self) -> dict[str, Any]:
+        """What options say of the clip and its normalisation, by the fields of `ClipInput`, `mean` and `std`.
+
+        These are what differs from the class; an entry adds what an option says as the class does.
+        """
+        own, usual = ({**vars(one.input), "mean": one.mean, "std": one.std} for one in (self, type(self)))
+        return {key: value for key, value in own.items() if value != usual[key]}
+
     def build(self) -> VideoModel:
-        """The trained model; raises `ModelError` where files are missing, cannot be read or do not fit."""
+        """The trained model; raises `ModelError` where files are missing, cannot be read or do not fit.
+
+        It is fed as its authors or `train` fed it, and an option that contradicts what `train` recorded is refused.
+        """
         if self.checkpoint is None:
             raise ModelError(f"{self.name} has no weights of its own; give {self.name}:checkpoint=FILE")
         state, extras = self.loaded(self.checkpoint)
         recorded = preprocessing(extras, self.checkpoint)
+        self._refuse_others(recorded, self.checkpoint)
         weights = state if recorded else changed(state, self.adapted)
         logits = len(weights.get(f"{self.head}.weight", ())) or 1
         net = self.network(logits)
@@ -54,6 +68,24 @@ class PublishedEntry(ModelEntry):
         classes = self._classes(extras, self.checkpoint, logits)
         layers: dict[str, Any] = {"feature_layer": self.feature_layer, "feature_layers": self.feature_layers}
         return VideoModel(net, classes, **described, **layers, name=self.name)
+
+    def _refuse_others(self, recorded: Mapping[str, Any], path: Path) -> None:
+        """Raise `ModelError` where an option asks for what the network was not trained with."""
+        if not recorded:
+            return
+        trained = {**vars(recorded["input"]), **{key: tuple(recorded[key] or ()) for key in ("mean", "std")}}
+        others = {key: value for key, value in self.asked().items() if value != trained[key]}
+        if others:
+            wanted = ", ".join(f"{key} {value}" for key, value in others.items())
+            found = ", ".join(f"{key} {trained[key]}" for key in others)
+            options = ", ".join(field.name for field in dataclasses.fields(self) if self._is_set(field))
+            raise ModelError(
+                f"{self.name}: its options ({options}) ask for {wanted}, and {path} was trained with {found}; leave "
+                "out the option that says so (the data set's spec can ask for another clip)"
+            )
+
+    def _is_set(self, field: dataclasses.Field[Any]) -> bool:
+        return field.name not in _FILES and getattr(self, field.name) != field.default
 
     def _classes(self, extras: Mapping[str, Any], path: Path, logits: int) -> tuple[str, ...]:
         """Names from the file the user gives, else the checkpoint's, else Kinetics-400's where there are as many."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ class _ResNet3D(HaraEntry):
     Attributes:
         shortcut: how blocks that add channels are bridged: B, a convolution, or A, zeros.
         width: channels of the first layer, from which all others follow; the authors' weights have 64.
-        release: whose normalisation the weights want: 2018 (as resnet-50-kinetics.pth) or 2020 (as r3d50_K_200ep.pth).
+        release: whose normalisation the weights want: 2018 (as resnet-50-kinetics.pth) or 2020 (as r3d50_K_200ep.pth);
+            by default 2018's, or what `train` recorded.
     """
 
     head: ClassVar[str] = "fc"
@@ -35,12 +36,16 @@ class _ResNet3D(HaraEntry):
 
     shortcut: _Shortcut = "B"
     width: int = _WIDTH
-    release: Literal[2018, 2020] = 2018
+    release: Literal[2018, 2020] | None = None
 
     def __post_init__(self) -> None:
         if self.release == 2020:
             object.__setattr__(self, "mean", _MEAN_2020)
             object.__setattr__(self, "std", _STD_2020)
+
+    def asked(self) -> dict[str, Any]:
+        """Also the normalisation where `release` tells it."""
+        return {**super().asked(), **({} if self.release is None else {"mean": self.mean, "std": self.std})}
 
     def network(self, classes: int) -> nn.Module:
         """The untrained network with `classes` logits, for clips of any size."""

@@ -62,6 +62,11 @@ class Tiny3D(ModelEntry):
 
     def build(self) -> VideoModel:
         """The trained model; raises `ModelError` where there are no such weights."""
+        if self.checkpoint is not None and (self.seed or self.masked):
+            raise ModelError(
+                f"{self.name}: seed and masked choose among the shipped weights, and checkpoint={self.checkpoint} "
+                "names others; give the one or the other"
+            )
         shipped = "tiny3d_masked" if self.masked else "tiny3d"
         path = self.checkpoint or _SHIPPED / f"{shipped}-{self.seed}.safetensors"
         if self.checkpoint is None and not path.is_file():

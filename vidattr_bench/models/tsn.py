@@ -24,7 +24,7 @@ class _SegmentEntry(PublishedEntry):
     """A ResNet-50 on a few frames of a video.
 
     Attributes:
-        segments: number of frames.
+        segments: number of frames; by default 8, or as many as `train` recorded.
         dense: frames from 64 that follow each other in the middle of the video instead, for weights named `_dense`.
     """
 
@@ -35,14 +35,19 @@ class _SegmentEntry(PublishedEntry):
     std: ClassVar[tuple[float, ...]] = _resnet2d.STD
     shift: ClassVar[bool]
 
-    segments: int = 8
+    segments: int | None = None
     dense: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.segments <= _SPAN:
-            raise ModelError(f"{self.name}: segments={self.segments} must be a number from 1 to {_SPAN}")
-        sampling: dict[str, Any] = {"anchor": "middle", "stride": _SPAN // self.segments} if self.dense else {}
-        object.__setattr__(self, "input", dataclasses.replace(type(self).input, length=self.segments, **sampling))
+        frames = type(self).input.length if self.segments is None else self.segments
+        if not 1 <= frames <= _SPAN:
+            raise ModelError(f"{self.name}: segments={frames} must be a number from 1 to {_SPAN}")
+        sampling: dict[str, Any] = {"anchor": "middle", "stride": _SPAN // frames} if self.dense else {}
+        object.__setattr__(self, "input", dataclasses.replace(type(self).input, length=frames, **sampling))
+
+    def asked(self) -> dict[str, Any]:
+        """Also the number of frames where `segments` gives it."""
+        return {**super().asked(), **({} if self.segments is None else {"length": self.segments})}
 
     def network(self, classes: int) -> nn.Module:
         """The untrained network with `classes` logits, for clips of any size."""
