@@ -108,7 +108,7 @@ def test_logits_of_another_number_than_the_classes_are_named(tmp_path):
         def network(self, classes):
             return super().network(3)
 
-    with pytest.raises(ModelError, match=r"gives \(4, 3\) for 4 clips of 10 classes"):
+    with pytest.raises(ModelError, match=r"gives \(1, 3\) for 1 clips of 10 classes"):
         train(create("datasets", DATA), Fixed(), tmp_path / "x", epochs=1, batch_size=4, **QUIET)
 
 

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vidattr_bench import cli, training
 from vidattr_bench.checkpoints import read_metadata
 from vidattr_bench.errors import DataError, ModelError
 from vidattr_bench.held_out import shared_with_training
 from vidattr_bench.plugins import create
 from vidattr_bench.training import _Classifier, train
+from vidattr_bench.zoo import create_model
 
 QUIET = {"accelerator": "cpu", "devices": 1, "progress": False}
 
@@ -250,3 +252,81 @@ def test_a_training_goes_on_with_equal_training_clips_only(tmp_path, monkeypatch
     monkeypatch.setattr(kind, "fingerprint", lambda self: stamp(self) + (self.part == "train") * "changed")
     with pytest.raises(ModelError, match="data was"):
         run(path, epochs=2)
+
+
+FLOW = """
+import torch
+from torch import nn
+import vidattr_bench as vb
+
+def net(classes):
+    return nn.Sequential(nn.Conv3d(2, 4, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Dropout(), nn.Linear(4, classes))
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.3, training=True)
+
+def noisy(classes):
+    layers = nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), Noisy(), nn.Dropout(), nn.AdaptiveAvgPool3d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, classes))
+
+def whole():
+    return vb.VideoModel(net(10), [], input=vb.ClipInput(length=8, size=(24, 32)))
+"""
+
+
+@pytest.fixture
+def two_channels(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "nets_of_two_channels.py").write_text(FLOW)
+    yield "nets_of_two_channels"
+    sys.modules.pop("nets_of_two_channels", None)
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("i3d_flow", "PlantedActions delivers no optical flow, which the model wants"),
+        ("{own}:net", "does not take clips of shape (1, 3, 8, 24, 32)"),
+    ],
+)
+def test_clips_of_another_number_of_channels_are_refused_before_anything(
+    tmp_path, capsys, two_channels, command, model, said
+):
+    """Not cell by cell and not at the first step; by networks of the zoo and of one's own."""
+    if model == "i3d_flow" and command == "run":
+        net = create("models", "i3d_flow").network(10)
+        torch.save(net.state_dict(), tmp_path / "flow.pth")
+        model = f"i3d_flow:checkpoint={tmp_path / 'flow.pth'}"
+    elif command == "run":
+        model = "{own}:whole"
+    wanted = ["--dataset", 'planted_actions:part=dev,clips=4,train_clips=4,length=8,size="[24,32]"']
+    options = {
+        "run": ["--methods", "random", "--metrics", "road", "--output", str(tmp_path / "run")],
+        "train": ["--output", str(tmp_path / "out.safetensors"), "--epochs", "1", "--accelerator", "cpu"],
+    }
+    status = cli.main([command, *wanted, "--model", model.format(own=two_channels), *options[command]])
+    told = " ".join(capsys.readouterr().err.split())
+    assert status == 2
+    assert said in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "run" / "scores").exists()
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_trying_a_clip_on_changes_nothing(tmp_path, monkeypatch, two_channels):
+    """Neither modes nor random numbers: the same training with and without it gives the same bytes."""
+    model = create_model(f"{two_channels}:noisy")
+    options = {"epochs": 1, "batch_size": 4, **QUIET}
+    train(clips(train_clips=10), model, tmp_path / "with.safetensors", **options)
+    monkeypatch.setattr(training._Classifier, "try_on", lambda self, clip: None)
+    train(clips(train_clips=10), model, tmp_path / "without.safetensors", **options)
+    assert (tmp_path / "with.safetensors").read_bytes() == (tmp_path / "without.safetensors").read_bytes()
+
+
+def test_a_factory_of_a_video_model_is_told_what_to_return(tmp_path, capsys, two_channels):
+    argv = ["train", "--dataset", "planted_actions:part=dev,clips=4,train_clips=4", "--model", f"{two_channels}:whole"]
+    assert cli.main([*argv, "--output", str(tmp_path / "a.safetensors")]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "to train it, let the function return the network itself, a torch.nn.Module, and give mean=, std=" in told

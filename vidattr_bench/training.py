@@ -79,8 +79,8 @@ def train(
     Raises:
         DataError: the data set names no classes, has no clips or none that can be read, holds out fewer than there are
             devices, or some that are trained on; or `mask_augment` is no share.
-        ModelError: the loss is no longer finite; the checkpoint to start from does not fit; or what lies beside
-            `output` was left by another training.
+        ModelError: the network does not take the data set's clips; the loss is no longer finite; the checkpoint to
+            start from does not fit; or what lies beside `output` was left by another training.
         KeyboardInterrupt: the user stopped it.
     """
     if len(dataset.classes) < 2:
@@ -101,6 +101,7 @@ def train(
         stamps = [part.fingerprint() for part in (dataset.at("train"), dataset)]
         resumed = {**identity, "data": stamps, "classes": list(dataset.classes)}
         classifier = _Classifier(start, len(dataset.classes), rate, seed, augmentation)
+        classifier.try_on(dataset.clip_input.shape)
         hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
         skipped = Skipped(say)
         trainer = _trainer(epochs, progress, [EpochState(left, resumed), skipped], **hardware)
@@ -232,6 +233,20 @@ class _Classifier(pl.LightningModule):
         if logits.shape != (len(x), self.classes):
             raise ModelError(f"the network gives {tuple(logits.shape)} for {len(x)} clips of {self.classes} classes")
         return logits
+
+    def try_on(self, clip: tuple[int, ...]) -> None:
+        """Send a clip of zeros, (C, T, H, W), through; raises `ModelError` where the network does not take it."""
+        modes = [(module, module.training) for module in self.modules()]
+        try:
+            with torch.no_grad():
+                self.eval()((torch.zeros(1, *clip), torch.zeros(1), [""]))
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(f"the network does not take clips of shape {(1, *clip)}: {error}") from error
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
     def training_step(self, batch: Labelled, index: int) -> Tensor:
         labels = batch[1]
