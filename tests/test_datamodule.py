@@ -42,6 +42,7 @@ def tube(start=1, boxes=((0, 0, 2, 2),)):
 WRONG = {
     "other clip": {"id": "z"},
     "size": {"frames": torch.zeros(3, T, H, W + 1)},
+    "channels": {"frames": torch.zeros(1, T, H, W)},
     "length": {"frames": torch.zeros(3, T + 1, H, W), "annotated": torch.ones(T + 1, dtype=torch.bool)},
     "not a number": {"frames": torch.full((3, T, H, W), float("nan"))},
     "class": {"label": 2},

@@ -176,11 +176,10 @@ class ClipDataModule(LightningDataModule):
 
     def _checked(self, ref: ClipRef, clip: Clip) -> Clip:
         """The clip; raises where it would not stand in a batch, whatever its neighbours are."""
-        first = 0 if self.clip_input.flow else 1  # the channels of a clip without flow are the data set's choice
-        shape = self.clip_input.shape[first:]
-        if clip.id != ref.id or tuple(clip.frames.shape)[first:] != shape:
+        shape = self.clip_input.shape
+        if clip.id != ref.id or tuple(clip.frames.shape) != shape:
             found = f"{clip.id} of {tuple(clip.frames.shape)}"
-            raise DataError(f"clip {ref.id}: `load` gave {found}, not (C, T, H, W) with {'CTHW'[first:]} = {shape}")
+            raise DataError(f"clip {ref.id}: `load` gave {found}, not (C, T, H, W) = {shape}")
         if clip.label is not None and not 0 <= clip.label < len(self.classes):
             raise DataError(f"clip {ref.id}: its label {clip.label} is none of the {len(self.classes)} classes")
         if not bool(clip.frames.isfinite().all()):
