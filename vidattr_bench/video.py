@@ -18,6 +18,7 @@ from typing import cast
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from vidattr_bench.errors import DataError
@@ -196,6 +197,7 @@ def frame_times(path: Path | str) -> tuple[float, ...]:
 
 def _decode(path: Path, wanted: Sequence[int], table: _SeekTable) -> dict[int, Picture]:
     found: dict[int, Picture] = {}
+    reformatter = VideoReformatter()
     with _opened(path) as (container, stream):
         for key, group in table.runs(wanted):
             if key:
@@ -205,7 +207,7 @@ def _decode(path: Path, wanted: Sequence[int], table: _SeekTable) -> dict[int, P
                 if table.times and table.times[i : i + 1] != (frame.pts,):
                     raise _InexactSeekError
                 if i in chosen:
-                    found[i] = to_rgb(frame)
+                    found[i] = to_rgb(frame, reformatter)
                 if i == group[-1]:
                     break
     return found
