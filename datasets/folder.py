@@ -99,13 +99,13 @@ class Folder(ClipDataModule):
     def load(self, ref: ClipRef) -> Clip:
         """Decode a video; raises `DataError` where it is damaged or its boxes do not belong to it."""
         path, boxes = self._videos[ref.id], self._boxes.get(ref.id, {})
+        sampled = sample_clip(path, self.clip_input)
         total = frame_count(path)
         late = [frame for frame in boxes if frame >= total]
         if late:
             raise InconsistentError(
                 f"{self._box_file}: frame {late[0]} of {ref.id}, which has {total} (counted from 0)"
             )
-        sampled = sample_clip(path, self.clip_input, total)
         known = {} if ref.label is None else nearest(boxes, sampled, self.tolerance)
         tubes: tuple[Tube, ...] = ()
         if ref.label is not None:

@@ -65,8 +65,8 @@ class JHMDB(ClassLists):
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; raises `DataError` too where there are more outlines than frames."""
         path, told = self.clips[ref.id.casefold()], self._outlines(ref.id)
+        sampled = sample_clip(path, self.clip_input)
         total = frame_count(path)
-        sampled = sample_clip(path, self.clip_input, total)
         if told is None:
             return Clip(ref.id, ref.group, sampled.frames, ref.label, (), sampled.known & False)
         if len(told) > total:

@@ -118,13 +118,13 @@ class UCF101(ClipDataModule):
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; raises `DataError` too where the annotation was made on another number of frames."""
         path = self._clips[ref.id.casefold()]
+        sampled = sample_clip(path, self.clip_input)
         annotation, total = self._annotations.get(ref.id.casefold()), frame_count(path)
         if annotation is not None and annotation.frames != total:
             raise InconsistentError(
                 f"{path}: decodes to {total} frames, but its tubes in {self._tube_file} were drawn on "
                 f"{annotation.frames} and would lie on wrong ones; use the original video, or extract every frame of it"
             )
-        sampled = sample_clip(path, self.clip_input, total)
         tubes = () if annotation is None else self._tubes_of(ref.id, annotation, sampled)
         annotated = torch.zeros_like(sampled.known) if annotation is None else sampled.known
         return Clip(ref.id, ref.group, sampled.frames, ref.label, tubes, annotated)

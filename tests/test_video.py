@@ -12,7 +12,7 @@ from PIL import Image
 
 from vidattr_bench import stills, video
 from vidattr_bench.errors import DataError
-from vidattr_bench.video import frame_count, read_frames, write_video
+from vidattr_bench.video import frame_count, read_chosen, read_frames, write_video
 
 T, H, W = 23, 34, 46
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -152,6 +152,55 @@ def test_a_seek_that_lands_elsewhere_falls_back_to_sequential_decoding(avi, monk
     assert torch.equal(read_frames(avi, [15]), torch.from_numpy(video._decode(avi, [15], video._SEQUENTIAL)[15])[None])
 
 
+def ends(n: int) -> list[int]:
+    """A choice that tells every count from every other one."""
+    return [n - 1, 0, n // 2]
+
+
+@pytest.mark.parametrize("name", ["clip.avi", "clip.mp4", "clip.mkv", "clip.gif", "folder"])
+def test_frames_are_chosen_as_if_they_had_been_counted_before(tmp_path, name):
+    if name == "folder":
+        folder_of(tmp_path / name, drawn())
+    else:
+        write_video(tmp_path / name, drawn())
+    chosen, total = read_chosen(tmp_path / name, ends)
+    assert total == frame_count(tmp_path / name) == T
+    assert torch.equal(chosen, read_frames(tmp_path / name, ends(T)))
+    again, _ = read_chosen(tmp_path / name, ends)
+    assert torch.equal(chosen, again)
+
+
+@pytest.mark.parametrize("promised", [T, T + 1, T + 5, T - 3, 1, 0])
+def test_packets_that_promise_another_number_of_frames_change_nothing(avi, monkeypatch, promised):
+    """Of as many frames as promised, or one less, the file is decoded once; else it is read again."""
+    expected, opened, reading = read_frames(avi, ends(T)), [], video._opened
+    monkeypatch.setattr(video, "_promised", lambda path: (promised, promised - 1))
+    monkeypatch.setattr(video, "_opened", lambda path: opened.append(path) or reading(path))
+    chosen, total = read_chosen(avi, ends)
+    assert total == T
+    assert torch.equal(chosen, expected)
+    once = promised in (T, T + 1)
+    assert len(opened) == (1 if once else 2)
+
+
+def test_damage_behind_the_chosen_frames_is_refused(avi):
+    data = bytearray(avi.read_bytes())
+    last = data.rindex(b"00dc", 0, data.rindex(b"idx1"))
+    data[last + 12 : last + 40] = b"\xff" * 28
+    avi.write_bytes(data)
+    with pytest.raises(DataError, match=r"clip\.avi: is damaged, decoding stopped"):
+        read_chosen(avi, lambda n: [0, 1])
+    assert read_frames(avi, [0, 1]).shape == (2, H, W, 3)
+
+
+def test_a_choice_beyond_the_end_or_of_nothing_is_refused(avi):
+    with pytest.raises(DataError, match="ends before frame 23"):
+        read_chosen(avi, lambda n: [0, n])
+    write_video(avi, drawn(9))
+    with pytest.raises(ValueError, match="indices"):
+        read_chosen(avi, lambda n: [])
+
+
 def test_frames_past_the_end_and_senseless_indices_are_refused(avi):
     with pytest.raises(DataError, match="ends before frame 23"):
         read_frames(avi, [3, T])
@@ -267,8 +316,11 @@ def test_every_seek_in_a_real_file_gives_the_sequential_frames():
 
 @pytest.mark.real
 def test_headers_that_count_a_frame_too_many_and_names_in_latin_1(real_data):
-    counts = {path.name[:8]: frame_count(path) for path in (real_data / "hmdb51" / "clips").iterdir()}
-    assert counts == {"RATRACE_": 72, "SchoolRu": 74, "TrumanSh": 48, "hmdb51_T": 83}
+    paths = list((real_data / "hmdb51" / "clips").iterdir())
+    once = {path.name[:8]: read_chosen(path, ends)[1] for path in paths}
+    assert {name: video._promised(path)[1] for name, path in zip(once, paths, strict=True)} == once
+    counts = {path.name[:8]: frame_count(path) for path in paths}
+    assert once == counts == {"RATRACE_": 72, "SchoolRu": 74, "TrumanSh": 48, "hmdb51_T": 83}
 
 
 @pytest.mark.real

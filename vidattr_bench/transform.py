@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidattr_bench.errors import DataError, did_you_mean
 from vidattr_bench.model import ClipInput
-from vidattr_bench.video import frame_count, read_frames
+from vidattr_bench.video import read_chosen, read_frames
 
 ANCHORS = ("start", "middle", "end", "spread")
 CROPS = ("centre", "none")
@@ -45,13 +45,17 @@ def sample_clip(path: Path, wanted: ClipInput, total: int | None = None) -> Samp
     Args:
         path: the video.
         wanted: sampling and geometry.
-        total: number of its frames where that is known; by default they are counted.
+        total: number of its frames where that is known; by default they are counted, while they are read.
 
     Raises:
         DataError: the video cannot be read, or `wanted` makes no sense.
     """
-    indices = sample_indices(frame_count(path) if total is None else total, wanted)
-    pixels = read_frames(path, [i for i in indices if i is not None])
+    if total is None:
+        pixels, total = read_chosen(path, lambda n: [i for i in sample_indices(n, wanted) if i is not None])
+        indices = sample_indices(total, wanted)
+    else:
+        indices = sample_indices(total, wanted)
+        pixels = read_frames(path, [i for i in indices if i is not None])
     frames, _ = fit(pixels, torch.zeros(0, 4), wanted)
     past_the_end = len(indices) - len(pixels)
     return Sampled(F.pad(frames, (0, 0, 0, 0, 0, past_the_end)), tuple(indices), (pixels.shape[1], pixels.shape[2]))

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -50,7 +50,10 @@ def frame_count(path: Path | str) -> int:
     path = _existing(path)
     if path.is_dir():
         return len(picture_files(path))
-    return _count(path, path.stat().st_size, path.stat().st_mtime_ns)
+    counted = _counted(*_state(path))
+    if not counted:
+        counted.append(_count(path))
+    return counted[0]
 
 
 def read_frames(path: Path | str, indices: Sequence[int]) -> Tensor:
@@ -65,8 +68,33 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> Tensor:
     path, wanted = _existing(path), sorted(set(indices))
     if not wanted or wanted[0] < 0:
         raise ValueError(f"indices of frames must be at least one and not negative, not {list(indices)}")
-    found = _read(path, wanted)
-    absent = [i for i in wanted if i not in found]
+    return _stacked(path, _read(path, wanted), indices)
+
+
+def read_chosen(path: Path | str, choose: Callable[[int], Sequence[int]]) -> tuple[Tensor, int]:
+    """The frames that `choose` picks when it is told how many there are, and that number.
+
+    The same as `frame_count` and `read_frames`, but that a file that was not counted yet is decoded once, not twice:
+    frames are picked for as many as its packets promise, and picked again where another number decodes.
+
+    Raises:
+        DataError: as `frame_count` and `read_frames`.
+        ValueError: as `read_frames`.
+    """
+    path = _existing(path)
+    if path.is_file() and not is_gif(path) and not (counted := _counted(*_state(path))):
+        # An AVI of DivX has a packet more than frames, as those of HMDB51.
+        picks = {n: choose(n) for n in _promised(path) if n > 0}
+        found, total = _decode_whole(path, set().union(*picks.values()))
+        counted.append(total)
+        if picks.get(total):
+            return _stacked(path, {i: found[i] for i in picks[total] if i in found}, picks[total]), total
+    total = frame_count(path)
+    return read_frames(path, choose(total)), total
+
+
+def _stacked(path: Path, found: Mapping[int, Picture], indices: Sequence[int]) -> Tensor:
+    absent = sorted(i for i in indices if i not in found)
     if absent:
         raise DataError(f"{path}: the video ends before frame {absent[0]} (counted from 0); {REMEDY}")
     if len({picture.shape for picture in found.values()}) > 1:
@@ -82,7 +110,7 @@ def _read(path: Path, wanted: Sequence[int]) -> dict[int, Picture]:
         chosen = set(wanted)
         pictures = itertools.islice(gif_frames(path), wanted[-1] + 1)
         return {i: np.asarray(picture.convert("RGB")) for i, picture in enumerate(pictures) if i in chosen}
-    table = _seek_table(path, path.stat().st_size, path.stat().st_mtime_ns)
+    table = _seek_table(*_state(path))
     try:
         return _decode(path, wanted, table)
     except _InexactSeekError:
@@ -99,16 +127,59 @@ def _existing(path: Path | str) -> Path:
     return path
 
 
+def _state(path: Path) -> tuple[Path, int, int]:
+    """What a file's count is kept by: another one may take its place."""
+    return path, path.stat().st_size, path.stat().st_mtime_ns
+
+
 @functools.lru_cache(maxsize=65536)
-def _count(path: Path, _size: int, _mtime: int) -> int:
-    if is_gif(path):
-        n = sum(1 for _ in gif_frames(path))
-    else:
-        with _opened(path) as (container, stream):
-            n = sum(1 for _ in _intact_frames(path, container, stream))
-    if n == 0:
+def _counted(path: Path, _size: int, _mtime: int) -> list[int]:
+    """Where the number of a file's frames is put once all of them have been decoded; empty before."""
+    return []
+
+
+def _count(path: Path) -> int:
+    if not is_gif(path):
+        return _decode_whole(path, ())[1]
+    n = sum(1 for _ in gif_frames(path))
+    return _some(path, n)
+
+
+def _decode_whole(path: Path, chosen: Collection[int]) -> tuple[dict[int, Picture], int]:
+    """The chosen frames of a file, decoded to its end, and how many there are."""
+    found: dict[int, Picture] = {}
+    reformatter, n = VideoReformatter(), 0
+    with _opened(path) as (container, stream):
+        for frame in _intact_frames(path, container, stream):
+            if n in chosen:
+                found[n] = to_rgb(frame, reformatter)
+            n += 1
+    return found, _some(path, n)
+
+
+def _some(path: Path, frames: int) -> int:
+    if frames == 0:
         raise DataError(f"{path}: not a single frame decodes; {REMEDY}")
-    return n
+    return frames
+
+
+def _promised(path: Path) -> tuple[int, int]:
+    """How many frames the packets promise, and one less."""
+    n = len(_seek_table(*_state(path)).times)
+    if not n:
+        with _opened(path) as (container, stream):
+            n = sum(1 for packet in _packets(path, container, stream))
+    return n, n - 1
+
+
+def _packets(
+    path: Path, container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.Packet[av.VideoStream]]:
+    """The packets that hold something."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except (av.FFmpegError, ValueError) as error:
+        raise DataError(f"{path}: is damaged, reading stopped ({error}); {REMEDY}") from error
 
 
 @contextlib.contextmanager
@@ -167,7 +238,7 @@ def _seek_table(path: Path, _size: int, _mtime: int) -> _SeekTable:
     with _opened(path) as (container, stream):
         if not {"mp4", "matroska"} & set(container.format.name.split(",")):
             return _SEQUENTIAL
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        packets = list(_packets(path, container, stream))
     pts = [packet.pts for packet in packets]
     told = [time for time in pts if time is not None]
     one_to_one = len(set(told)) == len(pts) and not any(packet.is_discard for packet in packets)
@@ -187,7 +258,7 @@ def frame_times(path: Path | str) -> tuple[float, ...]:
         DataError: as `frame_count`, but for damage within a frame.
     """
     path = _existing(path)
-    times = _seek_table(path, path.stat().st_size, path.stat().st_mtime_ns).times
+    times = _seek_table(*_state(path)).times
     if not times:
         return ()
     with _opened(path) as (_, stream):
