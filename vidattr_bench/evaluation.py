@@ -121,7 +121,9 @@ class Evaluation:
         return sorted(wanted, key=lambda name: bool(metrics[name].explains))
 
     def _step(self, batch: Batch, method: str = "") -> Step:
-        return lambda name, clip: self.ledger.step(name, [batch.ids[clip]], method)
+        # Without `self`: a cycle would keep the batch until Python's collector comes by, which is after many batches.
+        ledger = self.ledger
+        return lambda name, clip: ledger.step(name, [batch.ids[clip]], method)
 
     def explain(self, label: str, seed: int) -> Explained:
         """One method's maps; after a failure clip by clip, so that only the clip at fault has none."""

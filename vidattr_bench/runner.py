@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import warnings
@@ -21,6 +22,7 @@ from vidattr_bench.arrays import Arrays
 from vidattr_bench.datamodule import Work
 from vidattr_bench.errors import RunError
 from vidattr_bench.evaluation import evaluate
+from vidattr_bench.garbage import new_alone
 from vidattr_bench.plan import Plan, count_logits, prepare
 from vidattr_bench.progress import RunProgress
 from vidattr_bench.rows import Rows, Subject, unreadable_rows
@@ -104,6 +106,8 @@ class Explainer(LightningModule):
         if rows.scores:  # none where maps alone were missing, whose costs are booked already
             self.store.write(work.number, rows.tables())
         self.progress.advance(len(groups))
+        del rows
+        gc.collect()
 
     def _begin_cell(self, method: str, metric: str) -> None:
         self._stop_if_told()
@@ -222,7 +226,8 @@ def trainer_of(settings: Settings) -> Trainer:
 def _predict(trainer: Trainer, explainer: Explainer) -> None:
     torch.backends.cudnn.allow_tf32 = False
     try:
-        trainer.predict(explainer, datamodule=explainer.plan.data, return_predictions=False)
+        with new_alone():
+            trainer.predict(explainer, datamodule=explainer.plan.data, return_predictions=False)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from error
