@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -220,8 +221,8 @@ class _InexactSeekError(Exception):
 class _SeekTable:
     """Presentation times of all frames (empty: unknown) and the indices of the key frames among them."""
 
-    times: tuple[int, ...]
-    keys: tuple[int, ...]
+    times: Sequence[int]
+    keys: Sequence[int]
 
     def runs(self, wanted: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """Ascending frames in groups, each with the key frame from which to decode it."""
@@ -246,7 +247,8 @@ def _seek_table(path: Path, _size: int, _mtime: int) -> _SeekTable:
         return _SEQUENTIAL
     position = {time: i for i, time in enumerate(sorted(told))}
     keys = sorted(position[packet.pts] for packet in packets if packet.is_keyframe and packet.pts is not None)
-    return _SeekTable(tuple(position), tuple(keys)) if keys[0] == 0 else _SEQUENTIAL
+    # Eight bytes a frame: tables of many long videos are kept.
+    return _SeekTable(array("q", position), array("q", keys)) if keys[0] == 0 else _SEQUENTIAL
 
 
 def frame_times(path: Path | str) -> tuple[float, ...]:
@@ -275,7 +277,7 @@ def _decode(path: Path, wanted: Sequence[int], table: _SeekTable) -> dict[int, P
                 container.seek(table.times[key], stream=stream)
             chosen = set(group)
             for i, frame in enumerate(_intact_frames(path, container, stream), start=key):
-                if table.times and table.times[i : i + 1] != (frame.pts,):
+                if table.times and (i >= len(table.times) or table.times[i] != frame.pts):
                     raise _InexactSeekError
                 if i in chosen:
                     found[i] = to_rgb(frame, reformatter)
