@@ -59,12 +59,10 @@ class ClipDataModule(LightningDataModule):
     Attributes:
         part: test, train or all (a data set may know more).
         length, stride, anchor, size, resize, crop, interpolation: override what the model asks for; see `ClipInput`.
-        delivers_flow: `load` heeds `clip_input.pixels` and `clip_input.flow`; else a clip is three channels of colour.
     """
 
     plugin_kind: ClassVar[str] = "datasets"
     reference: ClassVar[str] = ""
-    delivers_flow: ClassVar[bool] = False
 
     part: str = "test"
     length: int | None = None
@@ -100,6 +98,11 @@ class ClipDataModule(LightningDataModule):
             raise DataError(f"{name} delivers no optical flow, which the model wants; take a data set of videos")
         own = {name: getattr(self, name) for name in _OVERRIDES}
         self.clip_input = dataclasses.replace(wanted, **{k: v for k, v in own.items() if v is not None})
+
+    @property
+    def delivers_flow(self) -> bool:
+        """Whether `load` heeds `clip_input.pixels` and `clip_input.flow`; else a clip is three channels of colour."""
+        return False
 
     @property
     @abstractmethod

@@ -74,18 +74,22 @@ def gif_frames(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{path}: is damaged, decoding stopped ({error}); {REMEDY}") from error
 
 
-def picture_files(folder: Path) -> tuple[Path, ...]:
+def picture_files(folder: Path, prefix: str = "") -> tuple[Path, ...]:
     """Pictures of a frame folder in the order of the numbers that end their names; these begin at 0 or 1.
+
+    Args:
+        folder: where they lie.
+        prefix: how the names of those that are meant begin, in a folder of several kinds.
 
     Raises:
         DataError: there is no such picture, a number is missing, or two pictures share one.
     """
-    return _picture_files(folder, folder.stat().st_mtime_ns)
+    return _picture_files(folder, prefix, folder.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
-def _picture_files(folder: Path, _mtime: int) -> tuple[Path, ...]:
-    files = [file for file in folder.iterdir() if file.suffix.lower() in CODECS]
+def _picture_files(folder: Path, prefix: str, _mtime: int) -> tuple[Path, ...]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() in CODECS and file.name.startswith(prefix)]
     numbers = {file: int(digits[0]) for file in files if (digits := re.search(r"\d+$", file.stem))}
     if not numbers:
         raise DataError(f"{folder}: holds no numbered pictures such as 00001.jpg; extract the frames into it")

@@ -24,7 +24,7 @@ class Sampled:
     """The frames of a clip and where they come from.
 
     Attributes:
-        frames: (3, T, H, W) float32 in [0, 1]; black past the end of the video.
+        frames: (C, T, H, W) float32 in [0, 1]; past the end of the video black, and of flow without motion.
         indices: T 0-based frames of the video, None past its end.
         size: height and width of the video.
     """
@@ -83,22 +83,25 @@ def sample_indices(total: int, wanted: ClipInput) -> list[int | None]:
     return [i if i < total else None for i in frames]
 
 
-def fit(frames: Tensor, boxes: Tensor, wanted: ClipInput) -> tuple[Tensor, Tensor]:
+def fit(
+    frames: Tensor, boxes: Tensor, wanted: ClipInput, source: tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor]:
     """Resize and crop pixels and boxes alike.
 
     Args:
-        frames: uint8 (T, H, W, 3).
-        boxes: (n, 4) x0, y0, x1, y1 in pixels of these frames, half-open.
+        frames: uint8 (T, H, W, C).
+        boxes: (n, 4) x0, y0, x1, y1 in pixels of `source`, half-open.
         wanted: size, resize, crop and interpolation.
+        source: height and width of the video, where frames show it whole at another size; by default their own.
 
     Returns:
-        Frames (3, T, h, w), float32 in [0, 1], and boxes (n, 4), float64 in pixels of them; a box that the crop hides
+        Frames (C, T, h, w), float32 in [0, 1], and boxes (n, 4), float64 in pixels of them; a box that the crop hides
         is empty.
 
     Raises:
         DataError: unknown crop or interpolation, or a resize that leaves less than the crop takes.
     """
-    source = (frames.shape[1], frames.shape[2])
+    source = source or (frames.shape[1], frames.shape[2])
     resized, (top, left) = _geometry(source, wanted)
     h, w = wanted.size
     pixels = _resize(frames.permute(0, 3, 1, 2).float() / 255, resized, wanted.interpolation)
