@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from vidattr_bench.datamodule import ClipDataModule, ClipRef
+from vidattr_bench.datamodule import ClipRef
 from vidattr_bench.errors import DataError, did_you_mean
+from vidattr_bench.videomodule import VideoDataModule
 
 from ._clip_folders import clips_below
 
@@ -73,7 +74,7 @@ def _read_list(path: Path, label: str) -> list[Entry]:
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class ClassLists(ClipDataModule):
+class ClassLists(VideoDataModule):
     """Clips in class folders, listed by a file a class.
 
     Attributes:
@@ -85,13 +86,12 @@ class ClassLists(ClipDataModule):
     clip_folders: ClassVar[Sequence[str]]
     list_folders: ClassVar[Sequence[str]]
 
-    root: Path
     split: str = "1"
     splits: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.root, self.split = Path(self.root), str(self.split)
+        self.split = str(self.split)
         for field, known in (("split", _SPLITS), ("part", tuple(_PARTS))):
             if (value := getattr(self, field)) not in known:
                 raise DataError(f"{field}={value!r} is unknown; {did_you_mean(value, known)}")
@@ -125,11 +125,15 @@ class ClassLists(ClipDataModule):
         """SHA-256 (16 hex digits) of the lists by content, and of clips and truth by place and size."""
         digest = hashlib.sha256(repr(self.entries).encode(errors="surrogateescape"))
         for ref in self.refs():
-            for path in (self.clips[ref.id.casefold()], *self.truth_files(ref.id)):
+            for path in (self.video(ref), *self.truth_files(ref.id)):
                 files = sorted(path.iterdir()) if path.is_dir() else [path]
                 sizes = [file.stat().st_size for file in files]
                 digest.update(f"{path.parent.name}/{path.name} {sizes}\n".encode(errors="surrogateescape"))
-        return digest.hexdigest()[:16]
+        return self.with_flow(digest.hexdigest()[:16])
+
+    def video(self, ref: ClipRef) -> Path:
+        """The file of a clip, or its folder of pictures."""
+        return self.clips[ref.id.casefold()]
 
     def truth_files(self, clip: str) -> list[Path]:
         """The files that tell where the action is, of those that are there."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vidattr_bench.errors import DataError
+from vidattr_bench.motion import file_identity
 from vidattr_bench.stills import CODECS, decode_picture, read_picture
 from vidattr_bench.video import frame_times, read_frames
 
@@ -57,6 +58,7 @@ _CUT = re.compile(r"(P\d\d_\d{2,3})_.*_f(\d+)-(\d+)_rgb")
 _FRAME = re.compile(r"frame_(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 
+@dataclasses.dataclass(frozen=True)
 class Footage(ABC):
     """Something that frames can be read from, by the numbers of the extracted pictures."""
 
@@ -74,6 +76,11 @@ class Footage(ABC):
         """What changes when the frames of a segment do: for a file its size."""
         return str(self.path.stat().st_size)
 
+    def identity(self, numbers: Sequence[int]) -> str:
+        """What is another text once these frames are others, wherever they lie; nothing is decoded."""
+        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "path"}
+        return f"{file_identity(self.path)} {facts} {list(numbers)}"
+
 
 @dataclasses.dataclass(frozen=True)
 class FrameFolder(Footage):
@@ -87,18 +94,22 @@ class FrameFolder(Footage):
 
     def read(self, numbers: Sequence[int]) -> Tensor:
         """The pictures; raises `DataError` that names the one that is missing or damaged."""
-        pictures = []
-        for number in numbers:
-            file = self._file(number)
-            if file is None:
-                raise DataError(f"{self.path}: frame_{number:010d}.jpg is missing; extract the archive again")
-            pictures.append(read_picture(Path(file)))
-        return _stacked(pictures, self.path)
+        return _stacked([read_picture(self._existing(number)) for number in numbers], self.path)
 
     def stamp(self, start: int, stop: int) -> str:
         """The sizes of three pictures: a segment may have thousands."""
         files = (self._file(number) for number in (start, (start + stop) // 2, stop))
         return " ".join("-" if file is None else str(Path(file).stat().st_size) for file in files)
+
+    def identity(self, numbers: Sequence[int]) -> str:
+        """The hashes of the pictures; raises `DataError` where one is missing."""
+        return " ".join(file_identity(self._existing(number)) for number in numbers)
+
+    def _existing(self, number: int) -> Path:
+        file = self._file(number)
+        if file is None:
+            raise DataError(f"{self.path}: frame_{number:010d}.jpg is missing; extract the archive again")
+        return Path(file)
 
     def _file(self, number: int) -> str | None:
         stem = f"{self.path}/frame_{number:010d}"

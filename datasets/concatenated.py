@@ -15,6 +15,7 @@ from torch import Tensor
 from vidattr_bench.clip import Clip, Tube
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
 from vidattr_bench.errors import DataError, did_you_mean
+from vidattr_bench.motion import NO_MOTION
 
 from ._pairs import Pair, join
 from .planted_actions import PlantedActions
@@ -32,9 +33,9 @@ class Concatenated(ClipDataModule):
     clip, where that is of even size, so that a map that knows nothing scores 1/2 in the share of relevance inside and
     in the area under the ROC curve, 1/2 and what its tolerance adds in the pointing game, and 1/3 in the IoU with as
     many voxels. Frames that are black up to the end of a member, as those are that fill up a short video, are
-    unknown. With axis=time a box fills its frame: what compares places within one frame is undefined, and what
-    compares frames is what to read; in space it is the other way round. Of a network that answers one class a clip,
-    the prediction is often the partner's, rightly so.
+    unknown; of optical flow alone, those without motion. With axis=time a box fills its frame: what compares places
+    within one frame is undefined, and what compares frames is what to read; in space it is the other way round. Of a
+    network that answers one class a clip, the prediction is often the partner's, rightly so.
 
     Every labelled clip of the data set is the target of one joined clip. Groups are matched in pairs, in an order drawn
     from the seed, and members come from the two groups of a pair; groups of one class that are left over join such
@@ -72,6 +73,11 @@ class Concatenated(ClipDataModule):
                 raise DataError(f"concatenated: the joined data set has a {field} of its own; give it to concatenated")
 
     @property
+    def delivers_flow(self) -> bool:
+        """Whether the joined data set does."""
+        return self.of.delivers_flow
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Those of the joined data set."""
         return self._source.classes
@@ -103,7 +109,7 @@ class Concatenated(ClipDataModule):
             )
         order = (pair.target, pair.partner) if pair.target_first else (pair.partner, pair.target)
         halves = [self._half(member, n) for member, n in zip(order, (whole // 2, whole - whole // 2), strict=True)]
-        frames, shown = torch.cat(halves, dim), [_shown(half) for half in halves]
+        frames, shown = torch.cat(halves, dim), [_shown(half, self.clip_input.pixels) for half in halves]
         assert ref.label is not None
         tube = _half_tube(ref.label, frames, dim, halves[0].shape[dim], first=pair.target_first)
         known = torch.cat(shown) if self.axis == "time" else shown[0] & shown[1]
@@ -111,6 +117,7 @@ class Concatenated(ClipDataModule):
 
     def fingerprint(self) -> str:
         """SHA-256 (16 hex digits) of the joined data set's fingerprint and of the pairs."""
+        self._source.adapt(self.clip_input)  # of flow it tells only where it is asked for it
         digest = hashlib.sha256(f"{self._source.fingerprint()} {self.axis}".encode())
         for pair in self._pairs.values():
             digest.update(f"{pair.ref.id} {pair.target_first}\n".encode())
@@ -141,9 +148,13 @@ class Concatenated(ClipDataModule):
         return F.adaptive_avg_pool2d(frames, (n, width) if self.axis == "height" else (height, n))
 
 
-def _shown(frames: Tensor) -> Tensor:
-    """Bool (T,): the frames up to the last one that is not black; a short video is filled up with black ones."""
-    lit = frames.flatten(2).any(2).any(0)
+def _shown(frames: Tensor, pixels: bool) -> Tensor:
+    """Bool (T,): the frames up to the last one that is not black; a short video is filled up with black ones.
+
+    Without pixels it is filled up with frames that do not move.
+    """
+    lit = frames[:3] > 0 if pixels else (frames - NO_MOTION / 255).abs() > 1e-6
+    lit = lit.flatten(2).any(2).any(0)
     return lit.flip(0).cumsum(0).flip(0) > 0
 
 

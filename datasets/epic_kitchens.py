@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from vidattr_bench.clip import Clip
-from vidattr_bench.datamodule import ClipDataModule, ClipRef
+from vidattr_bench.datamodule import ClipRef
 from vidattr_bench.errors import DataError, did_you_mean
-from vidattr_bench.transform import fit, sample_indices
+from vidattr_bench.motion import Flow, NoFlow, sample_streams
+from vidattr_bench.transform import Sampled, sample_indices
+from vidattr_bench.videomodule import VideoDataModule
 
 from ._epic_boxes import Coverage, coverage, files_of_boxes, nouns_with_boxes, read_boxes
+from ._epic_flow import FlowShelf, SegmentFlow, SegmentFrames, Span, every, find_flow
 from ._epic_frames import Footage, find_footage
 from ._epic_lists import (
     JOINED,
@@ -39,7 +41,7 @@ _PARTS = {"test": ("test",), "train": ("train",), "all": ("train", "test"), "unl
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class EPICKitchens(ClipDataModule):
+class EPICKitchens(VideoDataModule):
     """EPIC-Kitchens, actions in kitchens seen by who does them, versions 55 and 100, as they lie on disk.
 
     The lists are the official CSV files, gzipped or not. A segment is read from a folder of frames
@@ -79,7 +81,6 @@ class EPICKitchens(ClipDataModule):
         "2005.00375; VISOR: Darkhalil et al. 2022, arXiv 2209.13064"
     )
 
-    root: Path
     version: int = 100
     split: str = "official"
     labels: str = "noun"
@@ -92,7 +93,6 @@ class EPICKitchens(ClipDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.root = Path(self.root)
         for field, known in (
             ("version", ("55", "100")),
             ("split", ("official", *JOINED)),
@@ -147,15 +147,44 @@ class EPICKitchens(ClipDataModule):
 
     def load(self, ref: ClipRef) -> Clip:
         """Read a segment and the truth of its noun; raises `DataError` where a frame, box or mask makes no sense."""
-        segment = self._segments[ref.id]
+        segment, sampled = self._segments[ref.id], self.sampled(ref)
         frames = self._sampled(segment)
-        pixels = self._footage[ref.id].read([frame for frame in frames if frame is not None])
-        shown, _ = fit(pixels, torch.zeros(0, 4), self.clip_input)
-        read = (pixels.shape[1], pixels.shape[2])
-        tubes, known = self._truth.tubes(segment, frames, read, self.clip_input, ref.label)
+        tubes, known = self._truth.tubes(segment, frames, sampled.size, self.clip_input, ref.label)
         annotated = torch.tensor([t in known for t in range(len(frames))])
-        padded = F.pad(shown, (0, 0, 0, 0, 0, len(frames) - len(pixels)))
-        return Clip(ref.id, ref.group, padded, ref.label, tubes, annotated)
+        return Clip(ref.id, ref.group, sampled.frames, ref.label, tubes, annotated)
+
+    def video(self, ref: ClipRef) -> Path:
+        """What the frames of a segment are read from."""
+        return self._footage[ref.id].path
+
+    def sampled(self, ref: ClipRef, total: int | None = None) -> Sampled:
+        """The frames of a segment, of the streams that `clip_input` asks for; flow does not look beyond its ends."""
+        segment = self._segments[ref.id]
+        frames = SegmentFrames(self._footage[ref.id], segment.start)
+        total = segment.stop - segment.start + 1
+        return sample_streams(frames, total, self.clip_input, self._flow(segment, frames, total))
+
+    def flow_facts(self) -> list[str]:
+        """What flow is made from: the algorithm, or the files of every segment; raises `DataError` without any."""
+        if self._flow_shelf is None:
+            return super().flow_facts()
+        segments = (self._segments[ref.id] for ref in self.refs())
+        return self._flow_shelf.facts({one.id: (one.video, self._span(one)) for one in segments})
+
+    def _flow(self, segment: Segment, frames: SegmentFrames, total: int) -> Flow:
+        if not self.clip_input.flow:
+            return NoFlow()
+        if self._flow_shelf is None:
+            return self.computed_flow(frames, total)
+        span = self._span(segment)
+        return SegmentFlow(self._flow_shelf.find(segment.video, span), span)
+
+    def _span(self, segment: Segment) -> Span:
+        return Span(segment.start, segment.stop, self.flow_every or every(segment.video))
+
+    @functools.cached_property
+    def _flow_shelf(self) -> FlowShelf | None:
+        return None if self.flow_root is None else find_flow(self.flow_root)
 
     def coverage(self) -> Coverage:
         """How much truth the whole split carries, on disk or not, as `clip_input` samples it; no pixel is read."""
@@ -174,7 +203,7 @@ class EPICKitchens(ClipDataModule):
             segment, footage = self._segments[ref.id], self._footage[ref.id]
             stamp = footage.stamp(segment.start, segment.stop)
             digest.update(f"{ref.id} {footage.path.relative_to(self.root)} {stamp}\n".encode())
-        return digest.hexdigest()[:16]
+        return self.with_flow(digest.hexdigest()[:16])
 
     def _sampled(self, segment: Segment) -> list[int | None]:
         indices = sample_indices(segment.stop - segment.start + 1, self.clip_input)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from vidattr_bench.classes import read_classes
 from vidattr_bench.clip import Clip, Tube
-from vidattr_bench.datamodule import ClipDataModule, ClipRef
+from vidattr_bench.datamodule import ClipRef
 from vidattr_bench.errors import DataError, InconsistentError, did_you_mean
-from vidattr_bench.transform import sample_clip
 from vidattr_bench.video import frame_count
+from vidattr_bench.videomodule import VideoDataModule
 
 from ._folder_lists import PARTS, Boxes, Entry, nearest, read_boxes, read_entries, tubes_of
 from ._videos import find_videos, footprint
@@ -23,7 +23,7 @@ _LABELS_BY = ("auto", "csv", "folder", "none")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class Folder(ClipDataModule):
+class Folder(VideoDataModule):
     """A plain folder of videos, nested or flat, with labels and boxes from CSV files where there are any.
 
     A video is a file (avi, mp4, mkv, webm, mov, m4v, mpg, mpeg, ts, ogv, flv, wmv, gif) or a folder of numbered
@@ -49,7 +49,6 @@ class Folder(ClipDataModule):
         tolerance: largest distance in frames between a sampled frame and the boxes that it takes.
     """
 
-    root: Path
     labels: Path | None = None
     boxes: Path | None = None
     labels_by: str = "auto"
@@ -58,7 +57,6 @@ class Folder(ClipDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.root = Path(self.root)
         for field, known in (("part", (*PARTS, "all")), ("labels_by", _LABELS_BY)):
             if (value := getattr(self, field)) not in known:
                 raise DataError(f"folder: {field}={value!r} is unknown; {did_you_mean(value, known)}")
@@ -96,10 +94,18 @@ class Folder(ClipDataModule):
         """Videos of the part that labels.csv lists and that are not on disk."""
         return [entry.video for entry in self._part if entry.video not in self._videos]
 
+    def video(self, ref: ClipRef) -> Path:
+        """The file or the folder of that name."""
+        return self._videos[ref.id]
+
+    def flow_names(self, ref: ClipRef) -> Sequence[str]:
+        """Its whole place below root: videos in two folders may have one name."""
+        return super().flow_names(ref)[:1]
+
     def load(self, ref: ClipRef) -> Clip:
         """Decode a video; raises `DataError` where it is damaged or its boxes do not belong to it."""
-        path, boxes = self._videos[ref.id], self._boxes.get(ref.id, {})
-        sampled = sample_clip(path, self.clip_input)
+        path, boxes = self.video(ref), self._boxes.get(ref.id, {})
+        sampled = self.sampled(ref)
         total = frame_count(path)
         late = [frame for frame in boxes if frame >= total]
         if late:
@@ -118,8 +124,8 @@ class Folder(ClipDataModule):
 
     def fingerprint(self) -> str:
         """SHA-256 (16 hex digits) of the lists by content, and of the videos by place and size."""
-        videos = (self._videos[ref.id] for ref in self.refs())
-        return footprint(self.root, videos, [self._label_file, self._box_file, self.class_list])
+        videos = (self.video(ref) for ref in self.refs())
+        return self.with_flow(footprint(self.root, videos, [self._label_file, self._box_file, self.class_list]))
 
     @functools.cached_property
     def _videos(self) -> Mapping[str, Path]:

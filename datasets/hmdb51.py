@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from vidattr_bench.clip import Clip
 from vidattr_bench.datamodule import ClipRef
-from vidattr_bench.transform import sample_clip
 
 from ._class_lists import ClassLists
 
@@ -40,5 +39,5 @@ class HMDB51(ClassLists):
 
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; its truth is unknown."""
-        sampled = sample_clip(self.clips[ref.id.casefold()], self.clip_input)
+        sampled = self.sampled(ref)
         return Clip(ref.id, ref.group, sampled.frames, ref.label, (), sampled.known & False)

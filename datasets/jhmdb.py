@@ -17,7 +17,7 @@ from torch import Tensor
 from vidattr_bench.clip import Clip, Tube, Unreadable, VideoTruth, boxes_around
 from vidattr_bench.datamodule import ClipRef
 from vidattr_bench.errors import DataError, InconsistentError, did_you_mean
-from vidattr_bench.transform import Sampled, fit_boxes, fit_masks, sample_clip
+from vidattr_bench.transform import Sampled, fit_boxes, fit_masks
 from vidattr_bench.video import frame_count
 
 from ._class_lists import ClassLists
@@ -64,8 +64,8 @@ class JHMDB(ClassLists):
 
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; raises `DataError` too where there are more outlines than frames."""
-        path, told = self.clips[ref.id.casefold()], self._outlines(ref.id)
-        sampled = sample_clip(path, self.clip_input)
+        path, told = self.video(ref), self._outlines(ref.id)
+        sampled = self.sampled(ref)
         total = frame_count(path)
         if told is None:
             return Clip(ref.id, ref.group, sampled.frames, ref.label, (), sampled.known & False)

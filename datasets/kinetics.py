@@ -12,9 +12,9 @@ import torch
 
 from vidattr_bench.classes import read_classes
 from vidattr_bench.clip import Clip
-from vidattr_bench.datamodule import ClipDataModule, ClipRef
+from vidattr_bench.datamodule import ClipRef
 from vidattr_bench.errors import DataError, did_you_mean
-from vidattr_bench.transform import sample_clip
+from vidattr_bench.videomodule import VideoDataModule
 
 from ._kinetics import (
     PARTS,
@@ -35,7 +35,7 @@ _VERSIONS = ("400", "600", "700")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class Kinetics(ClipDataModule):
+class Kinetics(VideoDataModule):
     """Kinetics, ten-second clips of human actions in YouTube videos, with 400, 600 or 700 classes, without boxes.
 
     Clips are `<root>/<part>/<class>/<id>_<start>_<end>.mp4` (or another container), with class folders in any
@@ -61,7 +61,6 @@ class Kinetics(ClipDataModule):
         "Carreira et al. 2019, arXiv 1907.06987"
     )
 
-    root: Path
     version: int = 400
     part: str = "val"
     lists: Path | None = None
@@ -69,7 +68,6 @@ class Kinetics(ClipDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.root = Path(self.root)
         for field, known in (("version", _VERSIONS), ("part", (*PARTS, "all"))):
             if (value := str(getattr(self, field))) not in known:
                 raise DataError(f"kinetics: {field}={value!r} is unknown; {did_you_mean(value, known)}")
@@ -114,15 +112,20 @@ class Kinetics(ClipDataModule):
             for id, path in files.items()
         ]
 
+    def video(self, ref: ClipRef) -> Path:
+        """The file of a clip."""
+        return self._paths[ref.id]
+
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; nothing is known of where its action is."""
-        video = sample_clip(self._paths[ref.id], self.clip_input)
+        video = self.sampled(ref)
         return Clip(ref.id, ref.group, video.frames, ref.label, (), torch.zeros_like(video.known))
 
     def fingerprint(self) -> str:
         """SHA-256 (16 hex digits) of label files and label map by content, and of the clips by place and size."""
         lists = [self._list_file(part) for part in self._parts]
-        return footprint(self.root, (self._paths[ref.id] for ref in self.refs()), [*lists, self._map_file])
+        found = footprint(self.root, (self.video(ref) for ref in self.refs()), [*lists, self._map_file])
+        return self.with_flow(found)
 
     @property
     def _parts(self) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch
 
 from vidattr_bench.clip import Clip
-from vidattr_bench.datamodule import ClipDataModule, ClipRef
+from vidattr_bench.datamodule import ClipRef
 from vidattr_bench.errors import DataError, InconsistentError, did_you_mean
-from vidattr_bench.transform import sample_clip
 from vidattr_bench.video import frame_count
+from vidattr_bench.videomodule import VideoDataModule
 
 from ._something_boxes import BoxIndex, check_fit, find_boxes, index_boxes, picture_numbers, tubes_of
 from ._something_lists import PARTS, Entry, find_clips, find_lists, labels_file, list_files, read_classes, read_list
@@ -25,7 +25,7 @@ _TRUTHS = ("objects", "hand", "all")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class SomethingSomething(ClipDataModule):
+class SomethingSomething(VideoDataModule):
     """Something-Something V2, 174 actions of hands with objects, with the boxes of Something-Else where they are there.
 
     Clips are `<root>/20bn-something-something-v2/<id>.webm` (`videos` and `<root>` itself are looked into too) or
@@ -53,7 +53,6 @@ class SomethingSomething(ClipDataModule):
 
     reference: ClassVar[str] = "Goyal et al. 2017, arXiv 1706.04261; boxes: Materzynska et al. 2020, arXiv 1912.09930"
 
-    root: Path
     part: str = "val"
     truth: str = "objects"
     lists: Path | None = None
@@ -62,7 +61,6 @@ class SomethingSomething(ClipDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.root = Path(self.root)
         for field, known in (("part", (*PARTS, "all")), ("truth", _TRUTHS)):
             if (value := getattr(self, field)) not in known:
                 raise DataError(f"something_something: {field}={value!r} is unknown; {did_you_mean(value, known)}")
@@ -89,11 +87,15 @@ class SomethingSomething(ClipDataModule):
         """Listed clips that are not on disk."""
         return [entry.id for entry in self._entries if entry.id not in self._clips]
 
+    def video(self, ref: ClipRef) -> Path:
+        """The file of a clip, or its folder of pictures."""
+        return Path(self._clips[ref.id])
+
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; raises `DataError` too where its boxes were drawn on other pictures than it shows."""
-        path = Path(self._clips[ref.id])
+        path = self.video(ref)
+        sampled = self.sampled(ref)
         total = frame_count(path)
-        sampled = sample_clip(path, self.clip_input, total)
         if ref.label is None or ref.id not in self._index.places:
             return Clip(ref.id, ref.group, sampled.frames, ref.label, (), torch.zeros_like(sampled.known))
         drawn = self._index.drawn(ref.id, self.truth)
@@ -111,10 +113,10 @@ class SomethingSomething(ClipDataModule):
         """SHA-256 (16 hex digits) of the lists and the clips' boxes by content, and of the clips by place and size."""
         refs = self.refs()
         lists = [labels_file(self._list_folder), *(path for part in self._parts for path in self._files_of(part))]
-        digest = hashlib.sha256(footprint(self.root, (Path(self._clips[ref.id]) for ref in refs), lists).encode())
+        digest = hashlib.sha256(footprint(self.root, map(self.video, refs), lists).encode())
         for ref in refs:
             digest.update(self._index.text(ref.id) if ref.id in self._index.places else b"no boxes")
-        return digest.hexdigest()[:16]
+        return self.with_flow(digest.hexdigest()[:16])
 
     @property
     def _parts(self) -> tuple[str, ...]:

@@ -12,10 +12,11 @@ from typing import ClassVar
 import torch
 
 from vidattr_bench.clip import Clip, Tube, Unreadable, VideoTruth
-from vidattr_bench.datamodule import ClipDataModule, ClipRef
+from vidattr_bench.datamodule import ClipRef
 from vidattr_bench.errors import DataError, InconsistentError, did_you_mean
-from vidattr_bench.transform import Sampled, fit_boxes, sample_clip
+from vidattr_bench.transform import Sampled, fit_boxes
 from vidattr_bench.video import frame_count
+from vidattr_bench.videomodule import VideoDataModule
 
 from ._ucf101 import (
     FRAME,
@@ -37,7 +38,7 @@ _PARTS = {"test": ("test",), "train": ("train",), "all": ("train", "test")}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class UCF101(ClipDataModule):
+class UCF101(VideoDataModule):
     """UCF101, human actions in web video, and its part with action tubes, UCF101-24, as they lie on disk.
 
     Clips are `<root>/UCF-101/<Class>/<clip>.avi` (or mp4, mkv, webm, mov, m4v, mpg, mpeg, gif) or folders of pictures
@@ -58,7 +59,6 @@ class UCF101(ClipDataModule):
 
     reference: ClassVar[str] = "Soomro et al. 2012, arXiv 1212.0402; tubes: Singh et al. 2017, arXiv 1611.08563"
 
-    root: Path
     split: str = "1"
     subset: int = 101
     splits: Path | None = None
@@ -66,7 +66,7 @@ class UCF101(ClipDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.root, self.split = Path(self.root), str(self.split)
+        self.split = str(self.split)
         for field, known in (("split", _SPLITS), ("part", tuple(_PARTS)), ("subset", ("24", "101"))):
             if (value := str(getattr(self, field))) not in known:
                 raise DataError(f"ucf101: {field}={value!r} is unknown; {did_you_mean(value, known)}")
@@ -115,10 +115,14 @@ class UCF101(ClipDataModule):
             raise InconsistentError(f"{clip}: a tube ends in frame {raw.last} of {frames}; correct the annotation")
         return Tube(self._label(raw.label), raw.first - 1, boxes_in(raw, FRAME, clip))
 
+    def video(self, ref: ClipRef) -> Path:
+        """The file of a clip, or its folder of pictures."""
+        return self._clips[ref.id.casefold()]
+
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; raises `DataError` too where the annotation was made on another number of frames."""
-        path = self._clips[ref.id.casefold()]
-        sampled = sample_clip(path, self.clip_input)
+        path = self.video(ref)
+        sampled = self.sampled(ref)
         annotation, total = self._annotations.get(ref.id.casefold()), frame_count(path)
         if annotation is not None and annotation.frames != total:
             raise InconsistentError(
@@ -135,10 +139,10 @@ class UCF101(ClipDataModule):
         for path in [self._split_folder / "classInd.txt", *self._list_files, self._tube_file]:
             digest.update(path.read_bytes() if path is not None else b"no tubes")
         for ref in self.refs():
-            path = self._clips[ref.id.casefold()]
+            path = self.video(ref)
             files = sorted(path.iterdir()) if path.is_dir() else [path]
             digest.update(f"{path.relative_to(self.root)} {[file.stat().st_size for file in files]}\n".encode())
-        return digest.hexdigest()[:16]
+        return self.with_flow(digest.hexdigest()[:16])
 
     def _tubes_of(self, clip: str, annotation: Annotation, sampled: Sampled) -> tuple[Tube, ...]:
         tubes = (self._sampled_tube(clip, raw, sampled) for raw in annotation.tubes)

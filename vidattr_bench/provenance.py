@@ -25,9 +25,9 @@ from vidattr_bench.store import Store
 
 # Files whose code decides the numbers of every row, whatever the plug-ins.
 _ENGINE = (
-    *("attention", "clip", "evaluation", "flow", "imputation", "linearity", "method", "metric", "model"),
-    *("perturbation", "plan", "probe", "randomness", "requirements", "rewrite", "rows", "shared", "stills"),
-    *("streams", "substrates", "supervoxels", "tokens", "transform", "units", "video"),
+    *("attention", "clip", "evaluation", "flow", "flow_cache", "imputation", "linearity", "method", "metric", "model"),
+    *("motion", "perturbation", "plan", "probe", "randomness", "requirements", "rewrite", "rows", "shared", "stills"),
+    *("stored_flow", "streams", "substrates", "supervoxels", "tokens", "transform", "units", "video", "videomodule"),
 )
 _PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "captum", "zennit", "numpy", "scipy", "scikit-image"),
