@@ -71,6 +71,8 @@ class EPICKitchens(VideoDataModule):
         box_frames: object, where the numbers of the boxes are those of their own pictures, as in all published files;
             rgb takes them for RGB frames, as published scores on the joined lists did.
         annotations: folder with the lists; by default found below root, in `annotations` for one.
+        flow_every: RGB frames from one picture of EPIC's flow to the next; by default 2 in the videos of EPIC-55, 1 in
+            those that EPIC-100 added.
         boxes: EPIC_train_object_labels.csv or a joined list; by default the former where it is found, else the split's
             own joined list, or Valid_seg_top50.csv.
         visor: folder of VISOR's deposit; by default found below root, in `VISOR` for one.
