@@ -15,7 +15,7 @@ from torch import Tensor
 from vidattr_bench.clip import Clip, Tube
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
 from vidattr_bench.errors import DataError, did_you_mean
-from vidattr_bench.motion import NO_MOTION
+from vidattr_bench.model import NO_MOTION
 
 from ._pairs import Pair, join
 from .planted_actions import PlantedActions
@@ -153,7 +153,7 @@ def _shown(frames: Tensor, pixels: bool) -> Tensor:
 
     Without pixels it is filled up with frames that do not move.
     """
-    lit = frames[:3] > 0 if pixels else (frames - NO_MOTION / 255).abs() > 1e-6
+    lit = frames[:3] > 0 if pixels else (frames - NO_MOTION).abs() > 1e-6
     lit = lit.flatten(2).any(2).any(0)
     return lit.flip(0).cumsum(0).flip(0) > 0
 

@@ -26,7 +26,6 @@ from vidattr_bench.transform import Sampled, fit, sample_indices
 from vidattr_bench.video import read_frames
 
 BOUND = 20.0
-NO_MOTION = 128
 Field = NDArray[np.uint8]
 """Flow (H, W, 2) to the right and down: -20 to 20 pixels as 0 to 255, no motion as 128."""
 
@@ -226,30 +225,21 @@ def sample_streams(frames: Frames, total: int, wanted: ClipInput, flow: Flow) ->
     for number, (before, after) in ends.items():
         found[number] = flow.computed(number, pictures[before], pictures[after])
     size = (pictures[read[0]].shape[0], pictures[read[0]].shape[1])
-    streams = []
+    clip = torch.tensor(wanted.blank).view(-1, 1, 1, 1).repeat(1, wanted.length, *wanted.size)
     if wanted.pixels:
-        colour, _ = fit(torch.stack([pictures[i] for i in shown]), torch.zeros(0, 4), wanted)
-        streams.append(_padded(colour, wanted.length, 0.0))
-    if wanted.flow:
-        motion = _stacked(found, stacks, wanted, size)
-        streams.append(_padded(motion, wanted.length, NO_MOTION / 255))
-    return Sampled(torch.cat(streams), tuple(indices), size)
+        clip[:3, : len(shown)], _ = fit(torch.stack([pictures[i] for i in shown]), torch.zeros(0, 4), wanted)
+    if stacks:
+        clip[-2 * wanted.flow :, : len(shown)] = _stacked(found, stacks, wanted, size)
+    return Sampled(clip, tuple(indices), size)
 
 
 def _stacked(
     fields: Mapping[int, Field], stacks: Sequence[Sequence[int]], wanted: ClipInput, size: tuple[int, int]
 ) -> Tensor:
-    """The stacks of fields (2 L, T, h, w) in [0, 1], from a video of height and width `size`; T=0 without any."""
-    if not stacks:
-        return torch.zeros(2 * wanted.flow, 0, *wanted.size)
+    """The stacks of fields (2 L, T, h, w) in [0, 1], from a video of height and width `size`."""
     numbers = sorted(fields)
     pictures = torch.from_numpy(np.stack([fields[number] for number in numbers]))
     fitted, _ = fit(pictures, torch.zeros(0, 4), wanted, size)
     row = {number: i for i, number in enumerate(numbers)}
     chosen = fitted[:, [[row[number] for number in stack] for stack in stacks]]
     return chosen.permute(2, 0, 1, 3, 4).flatten(0, 1)
-
-
-def _padded(stream: Tensor, length: int, value: float) -> Tensor:
-    """A stream (C, t, h, w) filled up to `length` frames."""
-    return F.pad(stream, (0, 0, 0, 0, 0, length - stream.shape[1]), value=value)
