@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -118,6 +118,13 @@ class UCF101(VideoDataModule):
     def video(self, ref: ClipRef) -> Path:
         """The file of a clip, or its folder of pictures."""
         return self._clips[ref.id.casefold()]
+
+    def flow_names(self, ref: ClipRef) -> Sequence[str]:
+        """As the clip, the lists or the class are spelt: the lists have v_HandStandPushups, published flow has not."""
+        assert ref.label is not None
+        label, cut = self.classes[ref.label], "_".join(ref.id.split("_")[-2:])
+        spelt = (ref.id, f"v_{label}_{cut}")
+        return [*super().flow_names(ref), *(f"{folder}{name}" for name in spelt for folder in (f"{label}/", ""))]
 
     def load(self, ref: ClipRef) -> Clip:
         """Decode a clip; raises `DataError` too where the annotation was made on another number of frames."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vidattr_bench import motion
 from vidattr_bench.errors import DataError
+from vidattr_bench.flow import warp
 from vidattr_bench.flow_cache import FlowCache
 from vidattr_bench.model import ClipInput
 from vidattr_bench.motion import ComputedFlow, Flow, NoFlow, VideoFrames, grey_picture, quantised, sample_streams
@@ -340,3 +341,14 @@ def test_several_processes_keep_one_field_at_the_same_time(tmp_path):
     with multiprocessing.get_context("fork").Pool(3) as pool:
         assert all(pool.map(_hammer, [tmp_path] * 3))
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["abcdef.png"]
+
+
+@pytest.mark.real
+def test_the_flow_of_a_real_video_leads_from_a_frame_to_the_next(real_data, tmp_path):
+    frames = VideoFrames(real_data / "ucf101/UCF-101/Diving/v_Diving_g01_c01.avi").read([150, 151])
+    flow = ComputedFlow(Held(frames), 2, 128, 1, FlowCache(tmp_path))
+    u, v = torch.from_numpy(flow.computed(0, frames[0], frames[1])).permute(2, 0, 1).float() / 255 * 40 - 20
+    before, after = (grey_picture(frame, 128) for frame in frames)
+    warped, inside = warp(after[None], torch.stack([v, u])[None])
+    still, moved = (float((other - before)[inside[0]].abs().mean()) for other in (after, warped[0]))
+    assert moved < still / 2

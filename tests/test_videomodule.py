@@ -74,7 +74,7 @@ def test_flow_that_was_extracted_before_is_found_by_the_clips_place(name, layout
     monkeypatch.setattr(motion, "optical_flow", lambda *args: pytest.fail("flow was computed"))
     data = create(name, flow_root=tmp_path / "flow")
     ref = data.refs()[0]
-    place = data.flow_names(ref)[0 if name == "folder" else -1]
+    place = data.flow_names(ref)[0] if name == "folder" else data.video(ref).stem
     total = frame_count(data.video(ref))
     fake.write(tmp_path / "flow", place, fake.flat_fields(total - 1), layout)
     levels = (data.load(ref).frames[3:, :, 5, 7] * 255).round().int()
@@ -83,6 +83,15 @@ def test_flow_that_was_extracted_before_is_found_by_the_clips_place(name, layout
     for at in (0, 1):
         assert levels[2 * at, : len(shown)].tolist() == [100 + k for k in expected[at]]
         assert levels[2 * at + 1, : len(shown)].tolist() == [160 + k for k in expected[at]]
+
+
+@pytest.mark.parametrize("spelt", ["v_HandStandPushups_g01_c01", "v_HandstandPushups_g01_c01"])
+@pytest.mark.parametrize("folder", ["", "HandstandPushups/"])
+def test_the_flow_of_handstand_push_ups_is_found_in_either_spelling(spelt, folder, create, tmp_path):
+    data = create("ucf101", flow_root=tmp_path / "flow")
+    fake.write(tmp_path / "flow", folder + spelt, fake.flat_fields(5), "twostreamfusion")
+    clip = data.load(next(ref for ref in data.refs() if ref.id == "v_HandStandPushups_g01_c01"))
+    assert (clip.frames[3:5, 1, 0, 0] * 255).round().tolist() == [101, 161]
 
 
 def test_one_clip_without_its_flow_costs_its_own_rows_only(create, tmp_path):
