@@ -165,6 +165,14 @@ class Thin(st_resnet50.STResNet50):
         return st_resnet50._Network(classes, matconvnet.RESIDUAL, matconvnet.WIDTH)
 
 
+class ThinVGG(two_stream_vgg16.TwoStreamVGG16):
+    """The same of the other file."""
+
+    def network(self, classes):
+        places = math.prod(matconvnet.PLACES)
+        return two_stream_vgg16._Network(classes, matconvnet.WIDTHS, matconvnet.UNITS, places)
+
+
 def thin(path):
     return Thin(checkpoint=path)
 
@@ -195,6 +203,39 @@ def test_what_training_writes_comes_back(tmp_path):
     assert again.input.shape == (23, 7, 49, 60)
     assert again.classes == tuple("abcde")
     assert again.mean.unique().tolist() == [0.5]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_streams_trained_apart_are_joined_as_the_authors_start(tmp_path, name):
+    network = {"two_stream_vgg16": matconvnet.two_stream_vgg16, "st_resnet50": matconvnet.st_resnet}[name]()
+    files = {}
+    for stream, image in (("spatial", matconvnet.RGB), ("temporal", matconvnet.FLOW)):
+        alone = matconvnet.base_stream(network, stream)
+        files[stream] = matconvnet.write(tmp_path / f"{stream}.mat", alone, image.reshape(1, 1, -1))
+    entry = {"two_stream_vgg16": ThinVGG, "st_resnet50": Thin}[name]
+    with pytest.warns(UserWarning, match="what joins the two streams is untrained"):
+        model = entry(checkpoint=files["spatial"], flow_checkpoint=files["temporal"]).build()
+    whole = entry(checkpoint=matconvnet.write(tmp_path / "net.mat", network)).build()
+    ours, theirs = model.net.state_dict(), whole.net.state_dict()
+    over_time = [key for key in ours if re.search(r"res\db\.branch2[ac]\.weight", key)]
+    fusion = [key for key in ours if key.startswith("conv53D")]
+    assert (len(over_time), len(fusion)) == ((16, 0) if name == "st_resnet50" else (0, 2))
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == [*fusion, *over_time]
+    for key in over_time:
+        first = theirs[key][:, :, :1] / 3
+        torch.testing.assert_close(ours[key], first.expand_as(ours[key]))
+    if fusion:
+        torch.testing.assert_close(ours["conv53D.weight"], entry().network(3).conv53D.weight)
+        assert not ours["conv53D.bias"].any()
+    assert torch.equal(model.mean, whole.mean)
+
+
+def test_one_streams_file_for_both_is_refused(tmp_path):
+    alone = matconvnet.base_stream(matconvnet.st_resnet(), "spatial")
+    path = matconvnet.write(tmp_path / "spatial.mat", alone, matconvnet.RGB.reshape(1, 1, -1))
+    wanted = r"1 of another shape: temporal\.conv1\.weight \(3, 3, 1, 7, 7\) for \(3, 20, 1, 7, 7\)"
+    with pytest.warns(UserWarning, match="untrained"), pytest.raises(ModelError, match=wanted):
+        Thin(checkpoint=path, flow_checkpoint=path).build()
 
 
 def test_fine_tuning_draws_both_streams_classifiers_anew(tmp_path):
@@ -241,10 +282,8 @@ def test_one_streams_file_is_refused(tmp_path):
     layers, params = matconvnet.two_stream_vgg16()
     half = [layer for layer in layers if layer[0].endswith("_spatial")]
     path = matconvnet.write(tmp_path / "net.mat", (half, params))
-    network = two_stream_vgg16._Network(5, matconvnet.WIDTHS, matconvnet.UNITS, math.prod(matconvnet.PLACES))
-    entry = type("Thin", (two_stream_vgg16.TwoStreamVGG16,), {"network": lambda self, classes: network})
     with pytest.raises(ModelError, match=r"34 missing: temporal\.conv1_1\.weight"):
-        entry(checkpoint=path).build()
+        ThinVGG(checkpoint=path).build()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -111,6 +111,21 @@ def st_resnet(seed: int = 0) -> Network:
     return [*drafts[0].layers, *drafts[1].layers], {**drafts[0].params, **drafts[1].params}
 
 
+def base_stream(network: Network, stream: str) -> Network:
+    """A stream as it was before it was joined to the other: names without its own, kernels one frame deep."""
+    layers, params = network
+    own = {name.removesuffix(f"_{stream}"): value for name, value in params.items() if name.endswith(f"_{stream}")}
+    alone = []
+    for name, kind, held in layers:
+        if not name.endswith(f"_{stream}"):
+            continue
+        names = tuple(param.removesuffix(f"_{stream}") for param in held)
+        if kind == "dagnn.ConvTime":
+            own[names[0]] = own[names[0]][:, :1]
+        alone.append((name.removesuffix(f"_{stream}"), kind.replace("ConvTime", "Conv"), names))
+    return alone, own
+
+
 def units() -> Iterator[tuple[str, int, int]]:
     """Name, inner channels and stride of each residual unit."""
     for stage, count in enumerate(RESIDUAL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from vidattr_bench.models._published import PublishedEntry
 PIXELS = 3
 FIELDS = 10  # of optical flow, stacked for a frame
 POOLED = 5  # frames under the temporal max-pooling
+_STREAMS = ("spatial", "temporal")
 _LINEAR = ("fc6", "fc7", "prediction")
 # The authors' scripts name the layer before the loss, which is not always the classifier: a dropout may lie between.
 _CLASSIFIER = re.compile(r"^(fc8|fc1000|layer\d+)_(spatial|temporal)$")
@@ -32,6 +34,8 @@ class TwoStreamEntry(PublishedEntry):
 
     Attributes:
         frames: number of frames, 5 or more; each has 10 fields of optical flow.
+        flow_checkpoint: the temporal stream's weights where `checkpoint` has those of the spatial stream alone, as the
+            authors' base streams have; what joins them is untrained then, and `train` starts where the authors do.
     """
 
     head: ClassVar[str] = "spatial_head.prediction"
@@ -39,6 +43,7 @@ class TwoStreamEntry(PublishedEntry):
     std: ClassVar[tuple[float, ...]] = (1 / 255,) * (PIXELS + 2 * FIELDS)
 
     frames: int = POOLED
+    flow_checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         if self.frames < POOLED:
@@ -49,14 +54,35 @@ class TwoStreamEntry(PublishedEntry):
     def place(self, layer: str, stream: str) -> str:
         """Our name of what the authors call `layer` of the stream `spatial` or `temporal`."""
 
+    @abstractmethod
+    def joined(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of streams that were trained apart, with what joins them as the authors' training starts it."""
+
     def loaded(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights in a file, and the mean image where MatConvNet wrote one beside them."""
+        """Weights in a file, or in those of two streams, and the mean image where MatConvNet wrote one beside them."""
+        if self.flow_checkpoint is not None:
+            return self._of_two_files(path, self.flow_checkpoint)
         if not is_matlab(path):
             return load_state(path)
         state, image = read_dagnn(path)
-        mean = (image.roll(PIXELS) / 255).tolist()  # theirs begins with the flow
-        described = {"mean": mean, "std": list(self.std), "input": dataclasses.asdict(self.input)}
-        return dict(self.adapted(state)), described if len(mean) == len(self.std) else {}
+        return dict(self.adapted(state)), self._described(image.roll(PIXELS))  # theirs begins with the flow
+
+    def _of_two_files(self, *paths: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        named, images = {}, []
+        for stream, path in zip(_STREAMS, paths, strict=True):
+            state, image = read_dagnn(path) if is_matlab(path) else (load_state(path)[0], torch.empty(0))
+            images.append(image)
+            for name, tensor in state.items():
+                layer, _, parameter = name.rpartition(".")
+                named[f"{layer}_{stream}.{parameter}"] = tensor
+        warnings.warn(f"{self.name}: what joins the two streams is untrained; `train` the network first", stacklevel=2)
+        return self.joined(self.adapted(named)), self._described(torch.cat(images))
+
+    def _described(self, mean: Tensor) -> dict[str, Any]:
+        """What a checkpoint of `train` says of its clips, given their mean in 0 to 255; {} where that lacks."""
+        if len(mean) != len(self.std):
+            return {}
+        return {"mean": (mean / 255).tolist(), "std": list(self.std), "input": dataclasses.asdict(self.input)}
 
     def adapted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The authors' layers, named `LAYER_spatial` and `LAYER_temporal`, as ours; kernels are those of our layers."""
@@ -67,7 +93,7 @@ class TwoStreamEntry(PublishedEntry):
         layer, _, parameter = name.rpartition(".")
         layer = _CLASSIFIER.sub(r"prediction_\2", layer)
         base, _, stream = layer.rpartition("_")
-        if stream not in ("spatial", "temporal") or not base:
+        if stream not in _STREAMS or not base:
             return name
         place = f"{stream}_head.{base}" if base in _LINEAR else self.place(base, stream)
         return f"{place}.{parameter}"

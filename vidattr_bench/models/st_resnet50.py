@@ -16,6 +16,7 @@ from vidattr_bench.models._two_stream import TwoStreamEntry
 _UNITS = (3, 4, 6, 3)
 _WIDTH = 64
 _EXPANSION = 4
+_OVER_TIME = re.compile(r"\.res\db\.branch2[ac]\.weight$")
 _UNIT_LAYER = re.compile(r"^(?:res(?P<unit>\d[a-z])_|(?P<norm>bn)(?P<normed>\d[a-z])_)(?P<layer>branch\w+)$")
 
 
@@ -55,6 +56,13 @@ class STResNet50(TwoStreamEntry):
             return f"{stream}.{layer}"
         norm = "bn_" if found["norm"] else ""
         return f"{stream}.res{found['unit'] or found['normed']}.{norm}{found['layer']}"
+
+    def joined(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of streams that were trained apart, with what joins them as the authors' training starts it."""
+        return {
+            name: tensor.repeat(1, 1, 3, 1, 1) / 3 if _OVER_TIME.search(name) else tensor
+            for name, tensor in state.items()
+        }
 
 
 class _Network(nn.Module):

@@ -29,8 +29,8 @@ class TwoStreamVGG16(TwoStreamEntry):
     stream alone lead max-poolings over 5 frames and fully connected layers to two scores, whose mean the logits are, as
     in github.com/feichtenhofer/twostreamfusion. Its tests take ten such clips, their frames spread over the video, and
     mirror them. There is no linear head on a global average. Weights are what its cnn_ucf101_fusion.m saves (.mat, read
-    with scipy; no code in it is run), or those of a port by its names of layers. The number of parameters is computed;
-    the mean colour is that of VGG's authors.
+    with scipy; no code in it is run), or those of a port by its names of layers; its README links those of the streams
+    before their fusion. The number of parameters is computed; the mean colour is that of VGG's authors.
     """
 
     name = "two_stream_vgg16"
@@ -48,6 +48,11 @@ class TwoStreamVGG16(TwoStreamEntry):
     def place(self, layer: str, stream: str) -> str:
         """Our name of what the authors call `layer` of the stream `spatial` or `temporal`."""
         return f"{stream}.{layer}"
+
+    def joined(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of streams that were trained apart, with what joins them as the authors' training starts it."""
+        channels = len(state.get("spatial.conv5_3.bias", ()))
+        return {**state, "conv53D.weight": _smoothed_sum(channels), "conv53D.bias": torch.zeros(channels)}
 
 
 class _Network(nn.Module):
@@ -103,18 +108,19 @@ class _Head(nn.Module):
 
 
 def _initialise(net: _Network) -> None:
-    """Weights for ReLUs (He et al. 2015, arXiv 1502.01852); the fusion starts as a smoothed sum, as the authors' does.
-
-    They multiply an identity, .25 for the pixels and .75 for the flow, by a Gaussian of a voxel's width.
-    """
+    """Weights for ReLUs (He et al. 2015, arXiv 1502.01852), and the authors' in the fusion."""
     for module in net.modules():
         if isinstance(module, (nn.Conv3d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    with torch.no_grad():
+        net.conv53D.weight.copy_(_smoothed_sum(net.conv53D.out_channels))
+
+
+def _smoothed_sum(channels: int) -> Tensor:
+    """The kernel that the authors' fusion starts with: .25 of the pixels and .75 of the flow, under a Gaussian."""
     line = torch.exp(-torch.tensor([-1.0, 0.0, 1.0]).square() / 2)
     smooth = torch.einsum("i,j,k->ijk", *[line / line.sum()] * 3)
-    identity = torch.eye(net.conv53D.out_channels)
-    joined = torch.cat([share * identity for share in _KEPT], 1)
-    with torch.no_grad():
-        net.conv53D.weight.copy_(joined[:, :, None, None, None] * smooth)
+    joined = torch.cat([share * torch.eye(channels) for share in _KEPT], 1)
+    return joined[:, :, None, None, None] * smooth
