@@ -183,6 +183,8 @@ def test_the_mean_is_that_of_the_file(tmp_path):
     torch.testing.assert_close(model.mean.flatten(), torch.from_numpy(expected).float())
     torch.testing.assert_close(model.std.flatten(), torch.full((23,), 1 / 255))
     assert model.input == plugins.create("models", "st_resnet50").input
+    longer = Thin(checkpoint=tmp_path / "net.mat", frames=25).build()
+    assert (longer.input.length, longer.mean.tolist()) == (25, model.mean.tolist())
     # A mean image with pixels of its own, and one that is not of both streams.
     image = np.tile(np.concatenate([matconvnet.FLOW, matconvnet.RGB]), (4, 6, 1))
     image[0] += 2
