@@ -135,8 +135,10 @@ def _instances(labels: Any, truth: str) -> Iterator[tuple[str, Corners]]:
             yield f"{kind} {times[kind]}", (x0, y0, x1, y1)
 
 
-def picture_numbers(path: Path, total: int, fps: float | None) -> list[int]:
+def picture_numbers(path: Path, total: int, fps: float | None) -> tuple[list[int], bool]:
     """The number of the picture, from 1, that shows what each frame of a video shows, at RATE pictures a second.
+
+    And whether that is guessed, since neither the file nor `fps` tells when its frames are shown.
 
     Args:
         path: a video, or a folder of pictures.
@@ -144,9 +146,10 @@ def picture_numbers(path: Path, total: int, fps: float | None) -> list[int]:
         fps: frames a second, where the file does not say when it shows them; None: RATE.
     """
     times = () if path.is_dir() else frame_times(path)
-    if len(times) != total:
+    told = len(times) == total
+    if not told:
         times = tuple(i / (fps or RATE) for i in range(total))
-    return [math.floor(time * RATE + 0.5) + 1 for time in times]
+    return [math.floor(time * RATE + 0.5) + 1 for time in times], not told and fps is None
 
 
 def check_fit(drawn: Drawn, numbers: Sequence[int], size: tuple[int, int], *, guessed: bool) -> None:
@@ -154,9 +157,9 @@ def check_fit(drawn: Drawn, numbers: Sequence[int], size: tuple[int, int], *, gu
 
     Args:
         drawn: the boxes of the video.
-        numbers: what `picture_numbers` gives.
+        numbers: the picture that each frame shows.
         size: height and width of the video.
-        guessed: the rate of the video is not known; boxes of less than half of it then say that it is another.
+        guessed: the rate is; boxes of less than half of the video then say that it is another.
     """
     last = max(drawn, default=0)
     if last > numbers[-1] + _SPARE or (guessed and numbers[-1] > 2 * last + _SPARE):

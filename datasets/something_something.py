@@ -95,13 +95,12 @@ class SomethingSomething(VideoDataModule):
         """Decode a clip; raises `DataError` too where its boxes were drawn on other pictures than it shows."""
         path = self.video(ref)
         sampled = self.sampled(ref)
-        total = frame_count(path)
         if ref.label is None or ref.id not in self._index.places:
             return Clip(ref.id, ref.group, sampled.frames, ref.label, (), torch.zeros_like(sampled.known))
         drawn = self._index.drawn(ref.id, self.truth)
-        numbers = picture_numbers(path, total, self.fps)
+        numbers, guessed = picture_numbers(path, frame_count(path), self.fps)
         try:
-            check_fit(drawn, numbers, sampled.size, guessed=path.is_dir() and self.fps is None)
+            check_fit(drawn, numbers, sampled.size, guessed=guessed)
         except InconsistentError as error:
             raise InconsistentError(f"{path}: {self._index.places[ref.id][0]} {error}") from error
         pictures = [None if i is None else numbers[i] for i in sampled.indices]

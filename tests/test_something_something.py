@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from vidattr_bench.clip import collate
 from vidattr_bench.errors import DataError, InconsistentError
 from vidattr_bench.model import ClipInput
 from vidattr_bench.plugins import create, load
+from vidattr_bench.video import write_video
 
 _spec = importlib.util.spec_from_file_location("ssv2_data", Path(__file__).parent / "data" / "something_something.py")
 fake = importlib.util.module_from_spec(_spec)
@@ -208,6 +210,19 @@ def test_boxes_of_another_number_of_pictures_are_inconsistent(root, pictures, sa
     annotate(root, "23", [{"name": f"23/{n:04d}.jpg", "labels": label(n)} for n in range(1, pictures + 1)])
     with pytest.raises(InconsistentError, match=rf"frames.23: .*part1\.json {said}"):
         clip_of(module(root), "23")
+
+
+def test_a_video_that_does_not_tell_its_times_is_taken_at_the_given_rate(root):
+    """An avi of 12 frames: at 24 a second, frames 0 to 6 show pictures 1 to 4."""
+    folder = root / "frames" / "23"
+    with fake.Image.open(folder / "0001.jpg") as picture:
+        still = torch.from_numpy(np.asarray(picture).copy())
+    shutil.rmtree(folder)
+    write_video(root / "23.avi", still.expand(12, -1, -1, -1), 24.0, lossless=True)
+    annotate(root, "23", [{"name": f"23/{n:04d}.jpg", "labels": label(n)} for n in range(1, 5)])
+    with pytest.raises(InconsistentError, match="has boxes up to picture 4, but the video ends with 12"):
+        clip_of(module(root), "23")
+    assert clip_of(module(root, "fps=24"), "23").annotated.tolist() == [True] * 7 + [False] * 5
 
 
 def test_boxes_of_a_wider_video_are_inconsistent(root):
