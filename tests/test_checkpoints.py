@@ -89,12 +89,24 @@ def test_a_head_beside_the_network_is_said_to_be_there(tmp_path):
         checkpoints.load_checkpoint(tmp_path / "a.ckpt", make_net())
 
 
-def test_the_remedy_for_a_refused_file_works(tmp_path, monkeypatch):
-    """What the message says is run as it stands, on a Lightning file with an object in it."""
-    content, path = lightning("net."), tmp_path / "it's last.ckpt"
-    content["hyper_parameters"]["thing"] = collections.ChainMap({"a": 1})
-    torch.save(content, path)
-    with pytest.raises(ModelError, match=r"could run code .*ChainMap") as refused:
+def with_an_object(content):
+    content["thing"] = collections.ChainMap({"a": 1})
+    return content
+
+
+REFUSED = {
+    "lightning": lambda: with_an_object(lightning("net.")),
+    "under model": lambda: with_an_object({"model": make_net().state_dict()}),
+    "network": make_net,
+}
+
+
+@pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED)
+def test_the_remedy_for_a_refused_file_works(tmp_path, monkeypatch, content):
+    """What the message says is run as it stands."""
+    path = tmp_path / "it's last.ckpt"
+    torch.save(content(), path)
+    with pytest.raises(ModelError, match=r"could run code") as refused:
         checkpoints.load_state(path)
     command = shlex.split(str(refused.value).splitlines()[-1])
     assert command[:2] == ["python", "-c"]

@@ -74,9 +74,10 @@ class Small(ModelEntry):
 
 @pytest.fixture(autouse=True)
 def _named(monkeypatch):
-    monkeypatch.setattr(
-        "vidattr_bench.finetuning.label", lambda kind, x: "small" if isinstance(x, Small) else label(kind, x)
-    )
+    def named(kind, plugin, **options):
+        return "small" if isinstance(plugin, Small) else label(kind, plugin, **options)
+
+    monkeypatch.setattr("vidattr_bench.finetuning.label", named)
 
 
 @pytest.mark.parametrize(

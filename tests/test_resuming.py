@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vidattr_bench.errors import ModelError
 from vidattr_bench.plugins import create
-from vidattr_bench.resuming import of_size
+from vidattr_bench.resuming import on_hardware
 from vidattr_bench.training import _Classifier, train
 
 QUIET = {"accelerator": "cpu", "devices": 1, "progress": False}
@@ -99,8 +100,13 @@ def test_other_data_or_classes_are_not_gone_on_with(kill, tmp_path, monkeypatch)
                 run(path)
 
 
-def test_another_number_of_devices_is_another_training():
-    assert of_size({"seed": 0}, 2) != of_size({"seed": 0}, 1)
+def test_another_number_or_kind_of_devices_is_another_training():
+    trainers = [
+        SimpleNamespace(world_size=size, strategy=SimpleNamespace(root_device=torch.device(kind)))
+        for size, kind in ((1, "cpu"), (2, "cpu"), (1, "cuda"))
+    ]
+    identities = [str(on_hardware({"seed": 0}, trainer)) for trainer in trainers]
+    assert len(set(identities)) == 3
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -31,6 +31,9 @@ def sized(num_classes=5):
 def described():
     return VideoModel(Net(2), ["a", "b"], feature_layer="1", input=ClipInput(length=3), name="mine")
 
+def asking(num_classes):
+    return Net(num_classes)
+
 def fails():
     raise ZeroDivisionError("division by zero")
 
@@ -110,6 +113,7 @@ def test_options_go_before_what_train_recorded(own):
             "own_package.broken does not import: ModuleNotFoundError.*a_module_that_is_missing",
         ),
         ("own_package.nets:fails", "own_package.nets.fails failed: ZeroDivisionError"),
+        ("own_package.nets:asking", "num_classes.*it asks for num_classes: give classes_file="),
         ("own_package.nets:number", "returned int, not a torch.nn.Module"),
         ("own_package.nets:weights", "is a list; name a function"),
         ("factory:callable=own_package.nets", "is a module; name a function"),

@@ -29,6 +29,13 @@ _NETWORKS = ("net.", "model.")
 # Options that training scripts store beside the weights, and that do nothing when they are made.
 _HARMLESS = (argparse.Namespace, type(Path()))
 _Value = TypeVar("_Value")
+# Run by a user who trusts the file: the weights of a state dict, of what holds one, or of a whole network.
+_TAKE_OUT = (
+    'import sys, torch; file = torch.load(sys.argv[1], "cpu", weights_only=False); '
+    f"keys = [key for key in {json.dumps(_STATE_KEYS)} if isinstance(file, dict) and key in file]; "
+    "found = file[keys[0]] if keys else file; "
+    "torch.save(found.state_dict() if isinstance(found, torch.nn.Module) else found, sys.argv[2])"
+)
 
 
 class _Inner(dict[str, Tensor]):
@@ -209,8 +216,7 @@ def _unpickle(path: Path) -> Any:
         raise ModelError(
             f"{path} was refused: it holds more than weights, and loading that could run code ({reason}); "
             "save net.state_dict() alone, or, if you trust whoever made the file, take the weights out of it:\n"
-            f'    python -c \'import sys, torch; file = torch.load(sys.argv[1], "cpu", weights_only=False); '
-            f'torch.save(file.get("state_dict", file), sys.argv[2])\' {shlex.quote(str(path))} weights.pth'
+            f"    python -c '{_TAKE_OUT}' {shlex.quote(str(path))} weights.pth"
         ) from error
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         first_line = str(error).split("\n")[0]

@@ -64,7 +64,7 @@ def starting_point(model: ModelEntry, classes: Sequence[str]) -> Start:
         *_normalisation(trained),
         trained.input,
         trained.declared_feature_layer,
-        {"model": label("models", model), "weights": trained.weights_hash(), "drawn_anew": layers},
+        {"model": label("models", model, places=False), "weights": trained.weights_hash(), "drawn_anew": layers},
         _note(model, len(state) - len(head), layers, len(classes)),
     )
 

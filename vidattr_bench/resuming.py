@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class EpochState(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Say in the file which training it is of."""
-        checkpoint[_KEY] = json.dumps(of_size(self.identity, trainer.world_size), sort_keys=True)
+        checkpoint[_KEY] = json.dumps(on_hardware(self.identity, trainer), sort_keys=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the file."""
@@ -45,12 +46,14 @@ class EpochState(pl.Callback):
         partial = self.path.with_name(f".{self.path.name}.partial")
         trainer.save_checkpoint(partial, weights_only=False)  # the optimiser's state too
         if trainer.is_global_zero:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
             partial.replace(self.path)
 
 
-def of_size(identity: Mapping[str, Any], devices: int) -> dict[str, Any]:
-    """The identity of a training on so many devices: the order of clips and the number of steps depend on it."""
-    return {**identity, "devices": devices}
+def on_hardware(identity: Mapping[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
+    """The identity of a training on so many devices of a kind: order, number and rounding of its steps depend on it."""
+    return {**identity, "devices": f"{trainer.world_size} {trainer.strategy.root_device.type}"}
 
 
 def resumable(path: Path, identity: Mapping[str, Any]) -> Path | None:

@@ -23,7 +23,7 @@ from vidattr_bench.held_out import Shared, shared_with_training
 from vidattr_bench.model import ModelEntry
 from vidattr_bench.plugins import label
 from vidattr_bench.randomness import derive
-from vidattr_bench.resuming import EpochState, of_size, resumable, resume_file
+from vidattr_bench.resuming import EpochState, on_hardware, resumable, resume_file
 from vidattr_bench.skipping import Skipped
 
 _LR = 4e-3
@@ -105,7 +105,7 @@ def train(
         hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
         skipped = Skipped(say)
         trainer = _trainer(epochs, progress, [EpochState(left, resumed), skipped], **hardware)
-        before = resumable(left, of_size(resumed, trainer.world_size))
+        before = resumable(left, on_hardware(resumed, trainer))
         if trainer.is_global_zero:
             _announce(say, start, shared, before)
         _fit(trainer, classifier, dataset, before)
@@ -131,9 +131,15 @@ def _identity(
     dataset: ClipDataModule, model: ModelEntry, settings: dict[str, Any], start: Start, shared: Shared
 ) -> dict[str, Any]:
     """What is trained on what and how: a training that was stopped goes on only where all of it is equal."""
-    names = {"dataset": label("datasets", dataset), "model": label("models", model), "settings": settings}
+    # Fingerprints and hashes tell apart what lies at a path, and where that is stays here.
+    names = {"dataset": label("datasets", dataset, places=False), "model": label("models", model, places=False)}
     started = {"started_from": dict(start.record)} if start.record else {}
-    return {**names, **started, **({"held_out_of_trained_sources": len(shared.kin)} if shared.kin else {})}
+    return {
+        **names,
+        "settings": settings,
+        **started,
+        **({"held_out_of_trained_sources": len(shared.kin)} if shared.kin else {}),
+    }
 
 
 def _announce(say: Callable[[str], object], start: Start, shared: Shared, before: Path | None) -> None:

@@ -92,7 +92,8 @@ class Factory(ModelEntry):
         try:
             made = function(**{key: classes for key in asked[:1] if classes is not None})
         except Exception as error:
-            raise ModelError(f"{self.callable} failed: {error!r}") from error
+            unknown = f"; it asks for {asked[0]}: give classes_file=, their names" if asked and classes is None else ""
+            raise ModelError(f"{self.callable} failed: {error!r}{unknown}") from error
         if not isinstance(made, nn.Module):
             raise ModelError(f"{self.callable} returned {type(made).__name__}, not a torch.nn.Module")
         return made
