@@ -68,3 +68,52 @@ def test_one_clip_whose_flow_is_short_fails_alone_with_status_1(command, tmp_pat
     failed = Run(tmp_path / "run").scores().query("status == 'failed'")
     assert set(failed["clip"]) == {"v_Punch_g03_c01"}
     assert not (tmp_path / "results" / "flow").exists()
+
+
+NET = """
+import torch
+from torch import nn
+from vidattr_bench import ClipInput, VideoModel
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rgb, self.rgb_relu = nn.Conv3d(3, 4, 3, 2, 1), nn.ReLU()
+        self.flow, self.flow_relu = nn.Conv3d(4, 4, 3, 2, 1), nn.ReLU()
+        self.fusion, self.relu, self.head = nn.Conv3d(8, 6, 1), nn.ReLU(), nn.Linear(6, 5)
+
+    def forward(self, x):
+        both = torch.cat([self.rgb_relu(self.rgb(x[:, :3])), self.flow_relu(self.flow(x[:, 3:]))], 1)
+        return self.head(self.relu(self.fusion(both)).mean((2, 3, 4)))
+
+def net():
+    torch.manual_seed(0)
+    wanted = ClipInput(length=4, size=(32, 40), flow=2)
+    return VideoModel(Net(), [], input=wanted, feature_layers={"rgb": "rgb_relu", "flow": "flow_relu"})
+"""
+
+
+@pytest.mark.slow
+def test_both_streams_of_a_network_in_two_runs_and_one_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    writer("ucf101").write(tmp_path / "data")
+    (tmp_path / "two_streams_of_a_test.py").write_text(NET)
+    given = ["--dataset", "ucf101:root=data,part=all,flow_side=32", "--model", "two_streams_of_a_test:net"]
+    methods = ["--methods", "grad_cam", "integrated_gradients", "random"]
+    for stream in ("rgb", "flow"):
+        words = ["--metrics", "srg", "roc_auc", "--pictures", "1", "--output", stream, "--stream", stream]
+        assert main(["run", *given, *methods, *words]) == 0
+    rows = {stream: Run(tmp_path / stream).scores() for stream in ("rgb", "flow")}
+    assert all(set(found["model"]) == {f"model/{stream}"} for stream, found in rows.items())
+    srg = {stream: found.query("metric == 'srg' and method == 'grad_cam'")["value"] for stream, found in rows.items()}
+    assert not srg["rgb"].equals(srg["flow"])
+    assert main(["run", *given, *methods, "--metrics", "srg", "--output", "flow"]) == 2
+    assert "these differ: stream" in capsys.readouterr().err
+    assert main(["table", "rgb", "flow", "--format", "markdown"]) == 0
+    shown = capsys.readouterr().out
+    assert "stream rgb" in shown
+    assert "stream flow" in shown
+    assert main(["compare", "rgb", "flow"]) == 2
+    assert main(["sheet", *given, *methods, "--stream", "flow", "--output", "sheet"]) == 0
+    assert list((tmp_path / "sheet").glob("*.png"))
