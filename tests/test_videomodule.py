@@ -140,6 +140,7 @@ def test_the_fingerprint_tells_flow_from_none_and_one_flow_from_another(name, cr
         fake.write(tmp_path / "flow", source.flow_names(ref)[0], fake.flat_fields(total - 1), "tsn")
     found.add(stored := fingerprint(flow_root=tmp_path / "flow"))
     assert len(found) == 5
+    assert fingerprint(flow_root=tmp_path / "flow", flow_every=2) not in found
     shutil.copytree(tmp_path / "flow", tmp_path / "moved")
     assert fingerprint(flow_root=tmp_path / "moved") == stored
     picture = next((tmp_path / "moved").rglob("flow_x_00001.jpg"))
