@@ -18,7 +18,7 @@ from vidattr_bench.spec import render
 from vidattr_bench.video import frame_count, write_video
 
 DATA = Path(__file__).parent / "data"
-SETS = ("ucf101", "hmdb51", "jhmdb", "kinetics", "folder")
+SETS = ("ucf101", "hmdb51", "jhmdb", "kinetics", "something_something", "folder")
 ASKED = ClipInput(length=3, stride=2, anchor="start", size=(24, 32), crop="none", pixels=True, flow=2)
 FLOW_ALONE = dataclasses.replace(ASKED, pixels=False)
 
