@@ -144,6 +144,20 @@ def test_seeking_returns_what_sequential_decoding_returns(tmp_path, monkeypatch)
         assert all(np.array_equal(found[i], sequential[i]) for i in wanted)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "runs"),
+    [
+        ([1, 4, 5, 9, 22], {0: [1, 4, 5, 9], 20: [22]}),
+        ([11, 12, 16], {10: [11, 12, 16]}),
+        ([7], {5: [7]}),
+        ([0, 6, 9, 14, 20], {0: [0], 5: [6, 9, 14], 20: [20]}),
+    ],
+)
+def test_no_seek_is_made_to_skip_a_few_frames(wanted, runs):
+    table = video._SeekTable(range(T), (0, 5, 10, 15, 20))
+    assert dict(table.runs(wanted)) == runs
+
+
 def test_a_seek_that_lands_elsewhere_falls_back_to_sequential_decoding(avi, monkeypatch):
     wrong = video._SeekTable(tuple(range(100, 100 + T)), (0, 12))
     monkeypatch.setattr(video, "_seek_table", lambda *_: wrong)

@@ -226,11 +226,19 @@ class _SeekTable:
 
     def runs(self, wanted: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """Ascending frames in groups, each with the key frame from which to decode it."""
+        first, run = 0, list[int]()
         for key, group in itertools.groupby(wanted, lambda i: self.keys[bisect.bisect_right(self.keys, i) - 1]):
-            yield key, list(group)
+            if run and key - run[-1] > _NEAR:
+                yield first, run
+                run = []
+            first = first if run else key
+            run += group
+        yield first, run
 
 
 _SEQUENTIAL = _SeekTable((), (0,))
+# A seek costs about as much as decoding so many frames: none is made to skip fewer.
+_NEAR = 4
 
 
 @functools.lru_cache(maxsize=4096)
