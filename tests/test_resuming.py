@@ -122,6 +122,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
 STOPPING = """
 import os, signal, sys
 from vidattr_bench import cli, training
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without it
 step = training._Classifier.training_step
 def stopping(self, batch, index):
     if self.global_step == 4:
