@@ -89,7 +89,7 @@ def read_list(paths: list[Path], classes: tuple[str, ...]) -> list[Entry]:
         classes: names of the classes; a template is one of them without its brackets.
 
     Raises:
-        DataError: naming the first entry without a number, or of an unknown class.
+        DataError: naming the first entry without a number, of an unknown class, or, but for the test part, of none.
     """
     path, *answers = paths
     found = _read(path)
@@ -100,6 +100,8 @@ def read_list(paths: list[Path], classes: tuple[str, ...]) -> list[Entry]:
     entries = []
     for place, one in enumerate(found):
         entry = _entry(one, told)
+        if entry is not None and not entry.label and not told and "test" not in path.stem:
+            raise DataError(f"{path}: clip {entry.id} has no template, its class; restore the official file")
         if entry is None:
             raise DataError(f"{path}: entry {place} has no id of digits and no template; restore the official file")
         if entry.label not in known:

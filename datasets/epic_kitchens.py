@@ -95,6 +95,9 @@ class EPICKitchens(VideoDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for place in ("annotations", "boxes", "visor"):
+            if (given := getattr(self, place)) is not None:
+                setattr(self, place, Path(given))
         for field, known in (
             ("version", ("55", "100")),
             ("split", ("official", *JOINED)),
@@ -107,6 +110,10 @@ class EPICKitchens(VideoDataModule):
                 raise DataError(f"epic_kitchens: {field}={value!r} is unknown; {did_you_mean(value, known)}")
         if (self.visor and (self.boxes or self.truth == "boxes")) or (self.boxes and self.truth == "masks"):
             raise DataError("epic_kitchens: boxes=FILE is for truth=boxes, visor=DIR for truth=masks; give one")
+        if self.truth == "masks" and self.box_frames != "object":
+            raise DataError(
+                f"epic_kitchens: box_frames={self.box_frames} tells of boxes; leave it out with truth=masks"
+            )
         if not 0 <= self.tolerance < 15:
             raise DataError(f"epic_kitchens: tolerance={self.tolerance} must be 0 to 14, half the step of the boxes")
         joined = JOINED.get(self.split)

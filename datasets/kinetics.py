@@ -154,7 +154,11 @@ class Kinetics(VideoDataModule):
     @functools.cached_property
     def _clips(self) -> Mapping[Listed, Path | None]:
         """What the parts hold, and the file of each clip, None where it is missing."""
-        return {one: path for part in self._parts for one, path in self._clips_of(part).items()}
+        found: dict[Listed, Path | None] = {}
+        for part in self._parts:
+            for one, path in self._clips_of(part).items():
+                found[one] = found.get(one) or path  # a clip that two parts list lies in one of them
+        return found
 
     def _clips_of(self, part: str) -> Mapping[Listed, Path | None]:
         if self._list_file(part) is None:

@@ -346,3 +346,11 @@ def test_without_the_mapping_nothing_is_begun(root):
     (root / "VISOR" / "frame_mapping.json").unlink()
     with pytest.raises(DataError, match=r"frame_mapping\.json: there is no such file.*truth=boxes"):
         module(root).fingerprint()
+
+
+def test_places_may_be_given_as_text_and_options_that_say_nothing_are_refused(root):
+    made = type(module(root))(root=root, version=100, visor=str(root / "VISOR"))
+    made.adapt(ClipInput())
+    assert made.split_name == "100/official/test/noun/masks"
+    with pytest.raises(DataError, match="box_frames=rgb tells of boxes; leave it out with truth=masks"):
+        module(root, "version=100,truth=masks,box_frames=rgb")

@@ -55,6 +55,13 @@ def test_the_plan_holds_what_is_there_and_counts_the_rest(root):
     assert data.split_name == "400/val"
 
 
+def test_a_clip_that_two_parts_list_is_not_lost_with_all_of_them(root):
+    lists = root / "annotations"
+    (lists / "test.csv").write_text((lists / "validate.csv").read_text())
+    assert DRUMMING in named(module(root, "part=val"))
+    assert DRUMMING in named(module(root, "part=all"))
+
+
 def test_each_clip_is_its_own_file(root):
     data = module(root)
     for ref, level in zip(data.refs(), (40, 80, 120), strict=True):

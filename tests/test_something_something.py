@@ -102,6 +102,7 @@ def test_other_places_and_names_of_the_official_files(root, template):
             '[{"id": "7", "template": "Moving [something] down"}]',
             r"entry 0: the class 'Moving something down' is unknown; did you mean Moving something up",
         ),
+        ("validation.json", '[{"id": "7", "label": "moving"}]', r"clip 7 has no template, its class"),
         ("test-answers.csv", "88\n", r"test-answers\.csv:1: '88' is not <id>;<class>"),
     ],
 )
