@@ -292,3 +292,10 @@ def test_one_streams_file_is_refused(tmp_path):
 def test_without_weights_it_says_how_to_give_them(name):
     with pytest.raises(ModelError, match=f"{name}:checkpoint=FILE"):
         plugins.create("models", name).build()
+
+
+def test_a_file_without_a_mean_image_has_weights_all_the_same(tmp_path):
+    network = matconvnet.st_resnet()
+    state, mean = read_dagnn(matconvnet.write(tmp_path / "net.mat", network, np.empty((0, 0, 23))))
+    assert state.keys() == read_dagnn(matconvnet.write(tmp_path / "whole.mat", network))[0].keys()
+    assert mean.numel() == 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vidattr_bench.augmentation import MaskAugmentation, normalisation
 from vidattr_bench.checkpoints import save_checkpoint
-from vidattr_bench.datamodule import ClipDataModule, Labelled
+from vidattr_bench.datamodule import ClipDataModule, ClipRef, Labelled
 from vidattr_bench.errors import DataError, ModelError
 from vidattr_bench.finetuning import Start, fine_tunes, starting_point
 from vidattr_bench.held_out import Shared, shared_with_training
@@ -117,14 +117,30 @@ def train(
 
 
 def _held_out(dataset: ClipDataModule) -> Shared:
-    """What the held-out clips share with those that are trained on; raises `DataError` where that is a clip."""
+    """What the held-out clips share with those that are trained on.
+
+    Raises:
+        DataError: they share a clip, or no held-out clip can be read, which would be found out after the last epoch.
+    """
     shared = shared_with_training(dataset)
     if shared.clips:
         raise DataError(
             f"{label('datasets', dataset)}: {len(shared.clips)} of the clips held out are trained on too, such as "
             f"{shared.clips[0]}, and an accuracy on them says nothing; give a part and a split that hold none of them"
         )
+    if not any(_readable(dataset, ref) for ref in dataset.refs()):
+        raise DataError(
+            f"{label('datasets', dataset)}: not one of the held-out clips can be read; look with check-data"
+        )
     return shared
+
+
+def _readable(dataset: ClipDataModule, ref: ClipRef) -> bool:
+    try:
+        dataset.load(ref)
+    except DataError:
+        return False
+    return True
 
 
 def _identity(

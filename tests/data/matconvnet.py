@@ -158,7 +158,7 @@ def write(path: Path, network: Network, image: np.ndarray | None = None, wrapped
     Args:
         path: the file.
         network: its layers and parameters.
-        image: the mean image, by default that of the flow's channels and the pixels'.
+        image: the mean image, by default that of the flow's channels and the pixels'; an empty one is left out.
         wrapped: under `net`, as training saves it; else its fields as they are.
     """
     layers, params = network
@@ -169,7 +169,9 @@ def write(path: Path, network: Network, image: np.ndarray | None = None, wrapped
             [(name, kind, "x", "y", _cell(held), {"opts": "cuDNN"}) for name, kind, held in layers],
         ),
         "params": _structs(("name", "value", "learningRate"), [(*param, 1.0) for param in params.items()]),
-        "meta": {"normalization": {"averageImage": image, "imageSize": [224.0, 224.0, 20.0]}},
+        "meta": {
+            "normalization": {"averageImage": image, "imageSize": [224.0, 224.0, 20.0]} if image.size else {"a": 1.0}
+        },
         "vars": _structs(("name", "precious"), [("input", 0.0)]),
     }
     savemat(path, {"net": net, "state": {"stats": 1.0}} if wrapped else net, do_compression=True)

@@ -99,7 +99,10 @@ def _vector(array: np.ndarray) -> Tensor:
 
 
 def _mean_image(meta: np.ndarray) -> Tensor:
-    image = np.asarray(meta.flat[0].normalization.flat[0].averageImage, dtype=np.float32)
+    try:
+        image = np.asarray(meta.flat[0].normalization.flat[0].averageImage, dtype=np.float32)
+    except (AttributeError, IndexError):  # it was saved without
+        return torch.empty(0)
     return torch.from_numpy(image.reshape(-1, image.shape[-1]).mean(0) if image.ndim == 3 else image.reshape(-1))
 
 
