@@ -159,13 +159,15 @@ def check_fit(drawn: Drawn, numbers: Sequence[int], size: tuple[int, int], *, gu
         drawn: the boxes of the video.
         numbers: the picture that each frame shows.
         size: height and width of the video.
-        guessed: the rate is; boxes of less than half of the video then say that it is another.
+        guessed: the rate is; boxes that end before the video then may say that it is another.
     """
-    last = max(drawn, default=0)
-    if last > numbers[-1] + _SPARE or (guessed and numbers[-1] > 2 * last + _SPARE):
+    if not drawn:
+        return
+    last = max(drawn)
+    if last > numbers[-1] + _SPARE or (guessed and numbers[-1] > last + _SPARE):
         raise InconsistentError(
             f"has boxes up to picture {last}, but the video ends with {numbers[-1]}, at {RATE} a second; take the "
-            "original video, or give fps=, at which pictures were extracted"
+            f"original video, or give fps=, at which pictures were extracted (fps={RATE} where it is that)"
         )
     width = size[1] * HEIGHT / size[0]
     reach = max((box[2] for boxes in drawn.values() for box in boxes.values()), default=0.0)

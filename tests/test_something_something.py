@@ -213,6 +213,19 @@ def test_boxes_of_another_number_of_pictures_are_inconsistent(root, pictures, sa
         clip_of(module(root), "23")
 
 
+def test_boxes_that_end_early_may_be_of_another_rate_unless_it_is_told(root):
+    """A folder of 6 pictures of which 3 have boxes may have been extracted at 24 a second."""
+    annotate(root, "23", [{"name": f"23/{n:04d}.jpg", "labels": label(n)} for n in range(1, 4)])
+    with pytest.raises(InconsistentError, match=r"has boxes up to picture 3, .* \(fps=12 where it is that\)"):
+        clip_of(module(root), "23")
+    assert sum(clip_of(module(root, "fps=12"), "23").annotated.tolist()) == 3
+
+
+def test_a_clip_whose_annotation_is_empty_is_unknown(root):
+    annotate(root, "23", [])
+    assert not clip_of(module(root), "23").annotated.any()
+
+
 def test_a_video_that_does_not_tell_its_times_is_taken_at_the_given_rate(root):
     """An avi of 12 frames: at 24 a second, frames 0 to 6 show pictures 1 to 4."""
     folder = root / "frames" / "23"
