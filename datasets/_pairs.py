@@ -52,10 +52,10 @@ def join(refs: Sequence[ClipRef], seed: int) -> list[Pair]:
 def _matched(refs: Sequence[ClipRef], seed: int) -> list[list[Members]]:
     """The groups two by two, in a random order; those left over, which are all of one class, join such twos.
 
-    As many twos as there can be: two that are left over part a two that holds nothing of their class alone. What is
-    left then has no partner but those that others have already, and is no independent observation beside them; so it
-    joins their group, all of whose clips count as one source. With one frequent class there are as many groups as
-    sources of the others, and that is how wide the intervals should be.
+    As many twos as there can be without a clip that loses its partner: two that are left over part a two that holds
+    nothing of their class. What is left then has no partner but those that others have already, and is no independent
+    observation beside them; so it joins their group, all of whose clips count as one source. With one frequent class
+    there are as many groups as sources of the others, and that is how wide the intervals should be.
     """
     groups: dict[str, Members] = {}
     for ref in sorted(refs, key=lambda ref: derive(seed, "clip", ref.id)):
@@ -63,14 +63,16 @@ def _matched(refs: Sequence[ClipRef], seed: int) -> list[list[Members]]:
             groups.setdefault(ref.group, []).append(ref)
     matched: list[list[Members]] = []
     waiting: list[Members] = []  # groups that no two of can be matched: all their clips have one label
-    for name in sorted(groups, key=lambda name: derive(seed, "group", name)):
+    # Groups of several classes first: beside one of a single class, most of their clips might have no partner.
+    simple = {name for name, members in groups.items() if len({ref.label for ref in members}) < 2}
+    for name in sorted(groups, key=lambda name: (name in simple, derive(seed, "group", name))):
         members = groups[name]
         if waiting and _fit(waiting[-1], members):
             matched.append([waiting.pop(), members])
         else:
             waiting.append(members)
     for i, (first, second) in enumerate(tuple(matched)):
-        if len(waiting) > 1 and _fit(first, waiting[-1]) and _fit(second, waiting[-2]):
+        if len(waiting) > 1 and _share_no_class(first, waiting[-1]) and _share_no_class(second, waiting[-2]):
             matched[i] = [first, waiting.pop()]
             matched.append([second, waiting.pop()])
     for i, members in enumerate(waiting):
@@ -82,6 +84,11 @@ def _matched(refs: Sequence[ClipRef], seed: int) -> list[list[Members]]:
 def _fit(one: Members, other: Members) -> bool:
     """Whether they hold clips of different classes."""
     return len({ref.label for ref in (*one, *other)}) > 1
+
+
+def _share_no_class(one: Members, other: Members) -> bool:
+    """Whether each clip of either has a partner in the other, whatever it is."""
+    return not {ref.label for ref in one} & {ref.label for ref in other}
 
 
 def _joined(clips: list[Members], seed: int) -> Iterator[Pair]:

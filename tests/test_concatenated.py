@@ -199,6 +199,15 @@ def test_where_one_class_is_frequent_there_are_as_many_groups_as_sources_of_the_
     assert all(name.endswith(" more") for name in {pair.group for pair in joined})
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_groups_of_several_classes_are_not_parted_by_groups_of_one_of_them(seed):
+    """Joined to a group of a alone, each of the two would leave its ten clips of a without a partner."""
+    refs = refs_of({"m1": "a" * 10 + "b", "m2": "a" * 10 + "b", "n1": "a", "n2": "a"})
+    joined = pairs.join(refs, seed)
+    assert [pair.target for pair in joined] == refs
+    assert {pair.group for pair in joined} == {"m1 + m2 + n1 + n2"}
+
+
 def test_groups_left_over_join_others_and_lone_clips_are_left_out():
     joined = pairs.join(refs_of({"g": "a", "h": "b", "i": "a", "j": "a"}), 0)
     assert {pair.group for pair in joined} == {"g + h + i + j"}
