@@ -26,27 +26,29 @@ def find_videos(root: Path) -> dict[str, Path]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    seen = {root.resolve()}
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    """Of ways that lead to one folder the folder's own, wherever it lies below root, or else the first link."""
+    seen: set[Path] = set()
+    waiting = [root]
+    while waiting:
+        start = waiting.pop(0)
+        if start.resolve() not in seen:
+            links: list[Path] = []
+            yield from _below(start, root, seen, links)
+            waiting += links
+
+
+def _below(start: Path, root: Path, seen: set[Path], links: list[Path]) -> Iterator[Path]:
+    """What lies in a folder and in those below it that no link leads to; links to folders are gathered."""
+    for folder, subfolders, names in os.walk(start):
         here = Path(folder)
-        subfolders[:] = _unseen(here, subfolders, seen)
+        seen.add(here.resolve())
+        inside = [here / name for name in sorted(subfolders) if not name.startswith(".")]
+        links += [path for path in inside if path.is_symlink()]
+        subfolders[:] = [path.name for path in inside if not path.is_symlink() and path.resolve() not in seen]
         videos = [here / name for name in names if is_video(name)]
         if not videos and here != root and any(_is_frame(name) for name in names):
             yield here
         yield from videos
-
-
-def _unseen(here: Path, subfolders: Iterable[str], seen: set[Path]) -> list[str]:
-    """The subfolders to go into: of those that lead to one place the folder itself, or else the first link by name."""
-    unseen = []
-    for name in sorted(subfolders, key=lambda name: ((here / name).is_symlink(), name)):
-        place = (here / name).resolve()
-        if name.startswith("."):
-            continue
-        if place not in seen:
-            seen.add(place)
-            unseen.append(name)
-    return unseen
 
 
 def is_video(name: str) -> bool:

@@ -230,6 +230,13 @@ def test_links_and_hidden_files(root, tmp_path):
     assert {ref.id for ref in module(root).refs()} == {*fake.NAMES, "linked.avi"}
 
 
+def test_a_link_nearer_the_root_does_not_hide_the_folder(root):
+    for name in ("labels.csv", "boxes.csv"):
+        (root / name).unlink()
+    (root / "a link").symlink_to(root / "day 2" / "deeper")
+    assert {ref.id for ref in module(root).refs()} == set(fake.NAMES)
+
+
 def test_a_folder_and_links_to_it_are_one(root, tmp_path):
     for name in ("labels.csv", "boxes.csv"):
         (root / name).unlink()

@@ -161,13 +161,15 @@ def test_masks_at_another_resolution_than_the_frames_go_to_the_same_place():
     assert torch.equal(fit_masks(masks, (48, 60), wanted), fit_masks(large, (48, 60), wanted))
 
 
-def test_what_the_crop_hides_is_empty_and_what_is_too_thin_vanishes():
+def test_what_the_crop_hides_is_empty_and_what_is_thin_keeps_the_voxels_that_it_covers_most():
     masks = torch.zeros(2, 40, 100, dtype=torch.bool)
     masks[0, :, :20] = True
     masks[1, :, 50] = True
     fitted = fit_masks(masks, (40, 100), ClipInput(size=(10, 12), resize=10))
-    assert not fitted.any()
-    assert not boxes_around(fitted).any()
+    assert not fitted[0].any()
+    assert boxes_around(fitted).tolist() == [[0, 0, 0, 0], [6, 0, 7, 10]]
+    masks[1, :, 50], masks[1, 17, 46] = False, True
+    assert fit_masks(masks, (40, 100), ClipInput(size=(10, 12), resize=10))[1].nonzero().tolist() == [[4, 5]]
     assert fit_masks(masks[:0], (40, 100), ClipInput(size=(10, 12))).shape == (0, 10, 12)
 
 

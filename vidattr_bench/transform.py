@@ -124,7 +124,8 @@ def fit_boxes(boxes: Tensor, source: tuple[int, int], wanted: ClipInput) -> Tens
 def fit_masks(masks: Tensor, source: tuple[int, int], wanted: ClipInput) -> Tensor:
     """The masks of `fit`: a voxel belongs to a mask that covers half of it or more.
 
-    Coverage is by area, whatever the interpolation of the pixels. What is nowhere half a voxel wide leaves no voxel.
+    Coverage is by area, whatever the interpolation of the pixels. Of what is nowhere half a voxel wide the voxel stays
+    that it covers most: it is there, and its frame is not empty.
 
     Args:
         masks: bool (n, H, W), drawn over whole frames, at their size or at another one.
@@ -139,8 +140,11 @@ def fit_masks(masks: Tensor, source: tuple[int, int], wanted: ClipInput) -> Tens
     rows = _overlap(masks.shape[1], resized[0])[top : top + h]
     columns = _overlap(masks.shape[2], resized[1])[left : left + w]
     covered = [rows @ mask.double() @ columns.T for mask in masks]
+    if not covered:
+        return torch.zeros(0, h, w, dtype=torch.bool)
+    share = torch.stack(covered)
     # Shares of whole pixels are sums of rounded quotients.
-    return torch.stack(covered) >= 0.5 - 1e-9 if covered else torch.zeros(0, h, w, dtype=torch.bool)
+    return (share > 1e-9) & (share >= share.amax((1, 2), keepdim=True).clamp(max=0.5) - 1e-9)
 
 
 def _geometry(source: tuple[int, int], wanted: ClipInput) -> tuple[tuple[int, int], tuple[int, int]]:
