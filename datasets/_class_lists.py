@@ -49,16 +49,17 @@ def find_lists(root: Path, folders: Iterable[str]) -> Path:
 
 
 def read_lists(folder: Path, split: str) -> list[Entry]:
-    """The clips of a split, class by class.
+    """The clips of a split, class by class in the alphabetical order of the classes' names.
 
     Raises:
         DataError: the split has no list, or a line is no `<clip>.avi` with 0, 1 or 2.
     """
-    lists = ((path, _LIST.fullmatch(path.name)) for path in sorted(folder.iterdir()))
-    found = [(path, match["label"]) for path, match in lists if match is not None and match["split"] == split]
+    lists = ((path, _LIST.fullmatch(path.name)) for path in folder.iterdir())
+    found = [(match["label"], path) for path, match in lists if match is not None and match["split"] == split]
     if not found:
         raise DataError(f"{folder}: no <class>_test_split{split}.txt; download the official splits")
-    return [entry for path, label in found for entry in _read_list(path, label)]
+    # By name, not by file: climb_stairs_test_split1.txt comes before climb_test_split1.txt.
+    return [entry for label, path in sorted(found) for entry in _read_list(path, label)]
 
 
 def _read_list(path: Path, label: str) -> list[Entry]:

@@ -22,6 +22,10 @@ class HMDB51(ClassLists):
     counted by decoding, since headers of the original files promise one more than there is. A clip's group is the
     film or video that it was cut from, whatever its class.
 
+    Classes are numbered in the alphabetical order of their names. A network that was trained elsewhere and carries no
+    names is matched by number: give its `classes_file` where its authors number them otherwise, as those of
+    github.com/feichtenhofer/st-resnet do, with kick_ball before kick and sword_exercise before sword.
+
     Attributes:
         root: folder with the videos and the lists.
         splits: folder with <class>_test_split1.txt, ...; by default found below root, in testTrainMulti_7030_splits

@@ -78,6 +78,17 @@ def test_marks_choose_parts_and_0_is_in_neither(hmdb_root):
     assert [ref.label for ref in test.refs()] == [0, 1, 2, 2]
 
 
+def test_classes_are_in_the_order_of_their_names(either):
+    """Not of their files: `_stairs` comes before `_test`."""
+    name, root = either
+    lists = next(root.rglob("*_test_split1.txt")).parent
+    for label in ("sword", "climb_stairs", "kick_ball", "climb", "sword_exercise", "kick"):
+        (lists / f"{label}_test_split1.txt").write_text(f"a_{label}.avi 2\n")
+    classes = module(name, root).classes
+    assert {"climb", "kick_ball"} <= set(classes)
+    assert list(classes) == sorted(classes)
+
+
 def test_the_group_is_the_source_whatever_its_class(hmdb_root, templates):
     groups = [ref.group for ref in module("hmdb51", hmdb_root, "part=all").refs()]
     assert groups == [
