@@ -11,6 +11,7 @@ import torch
 from vidattr_bench.clip import Clip, Tube
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
 from vidattr_bench.errors import DataError
+from vidattr_bench.model import ClipInput
 
 T, H, W = 4, 6, 5
 
@@ -88,6 +89,17 @@ def test_another_part_is_one_module_that_stays_behind():
     assert (train.part, train.wrong) == ("train", "size")
     assert data.at("train") is train
     assert pickle.loads(pickle.dumps(data)).__dict__["_others"] == {}
+
+
+def test_another_part_is_of_the_clips_that_are_asked_for_last():
+    """Its fingerprint is, too: whether flow is in it depends on the clips."""
+    data = Greys(size=None)
+    for wanted in (ClipInput(size=(8, 7)), ClipInput(size=(7, 8), stride=3)):
+        data.adapt(wanted)
+        data.seed = wanted.stride
+        train = data.at("train")
+        assert train.clip_input == data.clip_input == dataclasses.replace(wanted, length=T)
+        assert train.seed == wanted.stride
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 5])

@@ -118,12 +118,14 @@ class ClipDataModule(LightningDataModule):
         """Decode one clip and its tubes to `self.clip_input`; raises `DataError` that names file, field and remedy."""
 
     def at(self, part: str) -> ClipDataModule:
-        """The same data set at a part; each other part is one module, so that its clips are listed once."""
+        """The same data set at a part, for the same clips; each part is one module, so that it is listed once."""
         if part == self.part:
             return self
         if part not in self._others:
             self._others[part] = dataclasses.replace(self, part=part)
-        return self._others[part]
+        other = self._others[part]
+        other.clip_input, other.seed, other.workers = self.clip_input, self.seed, self.workers
+        return other
 
     def made_of(self, ref: ClipRef) -> tuple[ClipRef, ...]:
         """The recorded clips that a clip shows: itself, or those that it is put together from."""
@@ -222,7 +224,6 @@ class ClipDataModule(LightningDataModule):
 
     def _labelled(self, part: str, *, stand_in: bool) -> LabelledClips:
         module = self.at(part)
-        module.clip_input = self.clip_input
         return LabelledClips(module, module.refs(), stand_in=stand_in)
 
     def _loader(self, clips: LabelledClips, sampler: Iterable[int]) -> DataLoader[Labelled]:
