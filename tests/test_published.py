@@ -1,6 +1,7 @@
 """What networks with published checkpoints share: what of a file is said, and what of the spec goes before it."""
 
 import dataclasses
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -114,13 +115,37 @@ def test_an_option_that_agrees_with_what_train_recorded_is_taken(tmp_path):
 def test_a_normalisation_that_train_did_not_use_is_refused(tmp_path, release):
     path = trained(tmp_path / "a.safetensors", f"resnet3d_18:width=4,release={release}", length=7)
     other = {2018: 2020, 2020: 2018}[release]
-    with pytest.raises(ModelError, match=r"\(width, release\) ask for mean \(.*and .* was trained with mean \("):
+    with pytest.raises(ModelError, match=r"\(release\) ask for mean \(.*and .* was trained with mean \("):
         create_model(f"resnet3d_18:width=4,release={other},checkpoint={path}").build()
     for given in ("", f",release={release}"):
         model = create_model(f"resnet3d_18:width=4{given},checkpoint={path}").build()
         expected = create_model(f"resnet3d_18:release={release}").mean
         assert model.mean.flatten().tolist() == pytest.approx(expected)
         assert model.input.length == 7
+
+
+def test_a_normalisation_is_compared_up_to_the_rounding_of_its_record(tmp_path):
+    """A fine-tuning records what it takes from float32 tensors."""
+    text, path = "resnet3d_18:width=4,release=2020", tmp_path / "a.safetensors"
+    entry = create_model(text)
+    mean = torch.tensor(entry.mean).tolist()
+    assert mean != list(entry.mean)
+    record = {**RECORD, "mean": mean, "std": entry.std, "input": dataclasses.asdict(entry.input)}
+    save_checkpoint(path, entry.network(2), record)
+    assert create_model(f"{text},checkpoint={path}").build().classes == ("a", "b")
+
+
+@pytest.mark.parametrize("variant", ["base", "hr"])
+def test_an_option_that_shapes_the_network_asks_nothing_of_the_clips(variant):
+    """It cannot be left out, and the data set may have asked for other clips."""
+    asked = {"mean": (0.45,) * 3, "std": (0.225,) * 3, "input": ClipInput(length=16, stride=8)}
+    path = Path("a.safetensors")
+    create_model(f"timesformer_b:variant={variant}")._refuse_others(asked, path)
+    for release, anchor, other in (("ssv2", "spread", "middle"), ("kinetics", "middle", "spread")):
+        entry = create_model(f"timesformer_b:variant={variant},release={release}")
+        entry._refuse_others({**asked, "input": ClipInput(anchor=anchor)}, path)
+        with pytest.raises(ModelError, match=rf"\(release\) ask for anchor {anchor}, and .* with anchor {other}"):
+            entry._refuse_others({**asked, "input": ClipInput(anchor=other)}, path)
 
 
 def test_options_describe_the_authors_weights(tmp_path):

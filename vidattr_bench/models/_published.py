@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,15 +75,21 @@ class PublishedEntry(ModelEntry):
         if not recorded:
             return
         trained = {**vars(recorded["input"]), **{key: tuple(recorded[key] or ()) for key in ("mean", "std")}}
-        others = {key: value for key, value in self.asked().items() if value != trained[key]}
+        others = {key: value for key, value in self.asked().items() if not _agree(value, trained[key])}
         if others:
             wanted = ", ".join(f"{key} {value}" for key, value in others.items())
             found = ", ".join(f"{key} {trained[key]}" for key in others)
-            options = ", ".join(field.name for field in dataclasses.fields(self) if self._is_set(field))
+            options = ", ".join(self._behind(others))
             raise ModelError(
                 f"{self.name}: its options ({options}) ask for {wanted}, and {path} was trained with {found}; leave "
                 "out the option that says so (the data set's spec can ask for another clip)"
             )
+
+    def _behind(self, asked: Mapping[str, Any]) -> list[str]:
+        """The options without any one of which something else would be asked for."""
+        given = {field.name: field.default for field in dataclasses.fields(self) if self._is_set(field)}
+        without = {name: dataclasses.replace(self, **{name: usual}).asked() for name, usual in given.items()}
+        return [name for name, other in without.items() if any(other.get(key) != asked[key] for key in asked)]
 
     def _is_set(self, field: dataclasses.Field[Any]) -> bool:
         return field.name not in _FILES and getattr(self, field.name) != field.default
@@ -100,3 +107,12 @@ class PublishedEntry(ModelEntry):
                 "give the classes_file of this checkpoint"
             )
         return names
+
+
+def _agree(asked: Any, trained: Any) -> bool:
+    """Whether two values are equal, floats up to the rounding of a record that was taken from float32 tensors."""
+    if isinstance(asked, tuple) and isinstance(trained, tuple) and len(asked) == len(trained):
+        return all(_agree(one, other) for one, other in zip(asked, trained, strict=True))
+    if isinstance(asked, float) and isinstance(trained, float):
+        return math.isclose(asked, trained, rel_tol=1e-5, abs_tol=1e-7)
+    return bool(asked == trained)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,6 @@ _RENAMED = {
     r"\.norm2\.": ".layernorm_after.",
     r"attn\.qkv\.": "attention.attention.qkv.",
     r"attn\.proj\.": "attention.output.dense.",
-    r"(?<=temporal_)attn\.": "attention.",
     r"\.mlp\.fc1\.": ".intermediate.dense.",
     r"\.mlp\.fc2\.": ".output.dense.",
 }
@@ -65,7 +64,7 @@ class TimeSformer(PublishedEntry):
     github.com/open-mmlab/mmaction2. With equal random weights logits are within 3e-6 of those of transformers 5.23.
 
     Attributes:
-        release: whose clips the weights want: kinetics, or ssv2 (Something-Something V2), whose frames are spread over
+        release: whose clips the weights want: kinetics (the default), or ssv2 (Something-Something V2), whose frames are spread over
             the video (the first of each segment, where the authors take the middle one) and have blue first.
         variant: base; hr, on 16 frames of 448 x 448 pixels; or large, on 96 frames (64 of ssv2) of 224 x 224 pixels.
     """
@@ -77,7 +76,7 @@ class TimeSformer(PublishedEntry):
     mean: ClassVar[tuple[float, ...]] = (0.45, 0.45, 0.45)
     std: ClassVar[tuple[float, ...]] = (0.225, 0.225, 0.225)
 
-    release: Literal["kinetics", "ssv2"] = "kinetics"
+    release: Literal["kinetics", "ssv2"] | None = None
     variant: Literal["base", "hr", "large"] = "base"
 
     def __post_init__(self) -> None:
@@ -87,6 +86,10 @@ class TimeSformer(PublishedEntry):
             frames = min(frames, _LARGE_OF_SSV2)
             wanted = dataclasses.replace(wanted, length=frames, stride=1, anchor="spread")
         object.__setattr__(self, "input", wanted)
+
+    def asked(self) -> dict[str, Any]:
+        """Where frames lie, if `release` says so; `variant` is the network's shape, whatever clips it is fed."""
+        return {} if self.release is None else {"anchor": self.input.anchor}
 
     def network(self, classes: int) -> nn.Module:
         """The untrained network with `classes` logits."""
