@@ -21,6 +21,7 @@ MUST_AGREE = {
     "input": "other frames, another size or crop",
     "model": "another network is another question",
     "weights": "another network is another question",
+    "normalisation": "other numbers reach the network",
     "classes": "which logit is explained",
     "stream": "which stream of the clips is explained",
     "target": "which class is explained",

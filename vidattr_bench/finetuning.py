@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vidattr_bench.errors import ModelError
-from vidattr_bench.model import ClipInput, ModelEntry, VideoModel
+from vidattr_bench.model import ClipInput, ModelEntry, VideoModel, normalisation_of_the_file
 from vidattr_bench.plugins import label
 
 
@@ -64,7 +64,12 @@ def starting_point(model: ModelEntry, classes: Sequence[str]) -> Start:
         *_normalisation(trained),
         trained.input,
         trained.declared_feature_layer,
-        {"model": label("models", model, places=False), "weights": trained.weights_hash(), "drawn_anew": layers},
+        {
+            "model": label("models", model, places=False),
+            "weights": trained.weights_hash(),
+            **normalisation_of_the_file(model, trained),
+            "drawn_anew": layers,
+        },
         _note(model, len(state) - len(head), layers, len(classes)),
     )
 

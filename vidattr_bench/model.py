@@ -372,3 +372,10 @@ class ModelEntry(ABC):
     @abstractmethod
     def build(self) -> VideoModel:
         """The trained model; raises `ModelError` where weights are missing or do not fit."""
+
+
+def normalisation_of_the_file(entry: ModelEntry, model: VideoModel) -> dict[str, Any]:
+    """The `normalisation` [mean, std] of a model that its checkpoint brought; {} where it is that of the entry."""
+    wanted = [torch.tensor(entry.mean or [0.0]).tolist(), torch.tensor(entry.std or [1.0]).tolist()]
+    found = [model.mean.flatten().tolist(), model.std.flatten().tolist()]
+    return {} if found == wanted else {"normalisation": found}

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidattr_bench import classes, plugins, randomness, spec, zoo
+from vidattr_bench import classes, models, plugins, randomness, spec, zoo
 from vidattr_bench.datamodule import ClipDataModule, ClipRef
 from vidattr_bench.errors import DataError, ModelError, NotApplicableError, RunError, did_you_mean
 from vidattr_bench.method import AttributionMethod
 from vidattr_bench.metric import Metric
-from vidattr_bench.model import VideoModel
+from vidattr_bench.model import VideoModel, normalisation_of_the_file
 from vidattr_bench.presets import resolve
 from vidattr_bench.settings import Settings, identity
 from vidattr_bench.streams import channels_of
+
+_ZOO = Path(models.__path__[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +131,7 @@ def prepare(settings: Settings) -> Plan:
         "model": plugins.full_spec("models", entry, places=False),
         "model_code": model_code(model),
         "weights": model.weights_hash(),
+        **normalisation_of_the_file(entry, model),
         "classes": to_model.tolist(),
         "target": settings.target,
         "seed": settings.seed,
@@ -141,9 +144,16 @@ def prepare(settings: Settings) -> Plan:
 
 
 def model_code(model: VideoModel) -> str:
-    """SHA-256 (16 hex digits) of the structure of the network and of the file that defines it."""
-    source = Path(inspect.getfile(type(model.net))).read_bytes()
-    return hashlib.sha256(repr(model.net).encode() + source).hexdigest()[:16]
+    """SHA-256 (16 hex digits) of the structure of the network and of the file that defines it.
+
+    To a file of models/ belong the helpers `_*.py` beside it.
+    """
+    path = Path(inspect.getfile(type(model.net)))
+    helpers = sorted(_ZOO.glob("_[!_]*.py")) if path.parent == _ZOO else []
+    digest = hashlib.sha256(repr(model.net).encode())
+    for file in dict.fromkeys([path, *helpers]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def configure_methods(specs: Sequence[str]) -> dict[str, AttributionMethod]:

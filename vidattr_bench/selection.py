@@ -16,7 +16,7 @@ Subset = Literal["all", "correct", "shared"]
 Uncertainty = Literal["interval", "plusminus", "none"]
 _TELLING = ("stream", "split", "target", "seed", "weights", "clips", "precision", "input")
 _OF_THE_SUBJECT = ("dataset", "dataset_code", "data", "split", "input", "classes", "limit")
-_OF_THE_MODEL = ("model", "model_code", "weights", "classes", "input")
+_OF_THE_MODEL = ("model", "model_code", "weights", "normalisation", "classes", "input")
 
 
 @dataclasses.dataclass(frozen=True)
