@@ -5,6 +5,7 @@ Sources: twostreamfusion (cnn_ucf101_fusion.m, cnn_ucf101_temporal.m; VGG-16 of 
 as pytorch-mcn makes it, has these layers' names and 2-D kernels.
 """
 
+import dataclasses
 import importlib.util
 import math
 import re
@@ -232,6 +233,67 @@ def test_streams_trained_apart_are_joined_as_the_authors_start(tmp_path, name):
     assert torch.equal(model.mean, whole.mean)
 
 
+def apart(folder, *, image=matconvnet.FLOW, **spatial):
+    """Files of two streams: a port's of the pixels with more in it, and MatConvNet's of the flow."""
+    alone = matconvnet.base_stream(matconvnet.st_resnet(), "spatial")
+    state, _ = read_dagnn(matconvnet.write(folder / "spatial.mat", alone))
+    torch.save({"state_dict": state, **spatial}, folder / "spatial.pth")
+    alone = matconvnet.base_stream(matconvnet.st_resnet(), "temporal")
+    matconvnet.write(folder / "temporal.mat", alone, image.reshape(1, 1, -1))
+    return Thin(checkpoint=folder / "spatial.pth", flow_checkpoint=folder / "temporal.mat")
+
+
+@pytest.mark.filterwarnings("ignore:.*what joins the two streams")
+def test_the_mean_of_one_stream_stands_beside_the_classs_of_the_other(tmp_path):
+    model = apart(tmp_path).build()
+    expected = [*st_resnet50.STResNet50.mean[:3], *(matconvnet.FLOW / 255).tolist()]
+    torch.testing.assert_close(model.mean.flatten(), torch.tensor(expected))
+
+
+@pytest.mark.filterwarnings("ignore:.*what joins the two streams")
+def test_a_stream_of_a_lightning_module_keeps_its_classes_and_says_what_is_left_out(tmp_path):
+    entry = apart(tmp_path, classes=list("abcde"))
+    assert entry.build().classes == tuple("abcde")
+    content = torch.load(tmp_path / "spatial.pth")
+    state = {f"net.{name}": tensor for name, tensor in content["state_dict"].items()}
+    state["loss.weight"] = torch.ones(2)
+    torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": state}, tmp_path / "spatial.pth")
+    with pytest.warns(UserWarning, match=r"spatial\.pth: left out, beside the network: loss\.weight"):
+        entry.build()
+    torch.save({**content, "classes": list("edcba")}, tmp_path / "named.pth")
+    with pytest.raises(ModelError, match=r"temporal\.pth name other classes"):
+        Thin(checkpoint=tmp_path / "named.pth", flow_checkpoint=named(tmp_path, list("abcde"))).build()
+
+
+def named(folder, classes):
+    """The flow's stream as a port's file, with names of classes."""
+    state, _ = read_dagnn(folder / "temporal.mat")
+    torch.save({"state_dict": state, "classes": classes}, folder / "temporal.pth")
+    return folder / "temporal.pth"
+
+
+def test_the_flows_weights_alone_are_refused(tmp_path):
+    """Else a training would start from scratch."""
+    with pytest.raises(ModelError, match=r"flow_checkpoint=.*f\.mat has the temporal stream alone; give checkpoint="):
+        Thin(flow_checkpoint=tmp_path / "f.mat")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frames_are_the_recorded_ones_where_the_option_is_left_out(name):
+    usual = plugins.load("models", name).input
+    recorded = {"input": dataclasses.replace(usual, length=25), "mean": None, "std": None}
+    plugins.create("models", name)._refuse_others(recorded, Path("a.safetensors"))
+    plugins.create("models", name, frames=25)._refuse_others(recorded, Path("a.safetensors"))
+    with pytest.raises(ModelError, match=rf"\(frames\) ask for length {usual.length}, and .* with length 25"):
+        plugins.create("models", name, frames=usual.length)._refuse_others(recorded, Path("a.safetensors"))
+
+
+@pytest.mark.parametrize("meta", [{"inputs": 1.0}, {"normalization": {"imageSize": [224.0]}}, np.empty((0, 0))])
+def test_a_file_without_a_mean_is_fed_as_the_class_says(tmp_path, meta):
+    model = thin(matconvnet.write(tmp_path / "net.mat", matconvnet.st_resnet(), meta=meta)).build()
+    torch.testing.assert_close(model.mean.flatten(), torch.tensor(st_resnet50.STResNet50.mean))
+
+
 def test_one_streams_file_for_both_is_refused(tmp_path):
     alone = matconvnet.base_stream(matconvnet.st_resnet(), "spatial")
     path = matconvnet.write(tmp_path / "spatial.mat", alone, matconvnet.RGB.reshape(1, 1, -1))
@@ -292,10 +354,3 @@ def test_one_streams_file_is_refused(tmp_path):
 def test_without_weights_it_says_how_to_give_them(name):
     with pytest.raises(ModelError, match=f"{name}:checkpoint=FILE"):
         plugins.create("models", name).build()
-
-
-def test_a_file_without_a_mean_image_has_weights_all_the_same(tmp_path):
-    network = matconvnet.st_resnet()
-    state, mean = read_dagnn(matconvnet.write(tmp_path / "net.mat", network, np.empty((0, 0, 23))))
-    assert state.keys() == read_dagnn(matconvnet.write(tmp_path / "whole.mat", network))[0].keys()
-    assert mean.numel() == 0

@@ -152,26 +152,28 @@ def _unit(draft: _Draft, unit: str, channels: int, inner: int) -> None:
     draft.add(f"res{unit}_relu", "ReLU")
 
 
-def write(path: Path, network: Network, image: np.ndarray | None = None, wrapped: bool = True) -> Path:
+def write(
+    path: Path, network: Network, image: np.ndarray | None = None, wrapped: bool = True, meta: object = None
+) -> Path:
     """Save a network as MATLAB does.
 
     Args:
         path: the file.
         network: its layers and parameters.
-        image: the mean image, by default that of the flow's channels and the pixels'; an empty one is left out.
+        image: the mean image, by default that of the flow's channels and the pixels'.
         wrapped: under `net`, as training saves it; else its fields as they are.
+        meta: instead of the mean image and its size.
     """
     layers, params = network
     image = np.concatenate([FLOW, RGB]).reshape(1, 1, -1) if image is None else image
+    described = {"normalization": {"averageImage": image, "imageSize": [224.0, 224.0, 20.0]}}
     net = {
         "layers": _structs(
             ("name", "type", "inputs", "outputs", "params", "block"),
             [(name, kind, "x", "y", _cell(held), {"opts": "cuDNN"}) for name, kind, held in layers],
         ),
         "params": _structs(("name", "value", "learningRate"), [(*param, 1.0) for param in params.items()]),
-        "meta": {
-            "normalization": {"averageImage": image, "imageSize": [224.0, 224.0, 20.0]} if image.size else {"a": 1.0}
-        },
+        "meta": described if meta is None else meta,
         "vars": _structs(("name", "precious"), [("input", 0.0)]),
     }
     savemat(path, {"net": net, "state": {"stats": 1.0}} if wrapped else net, do_compression=True)

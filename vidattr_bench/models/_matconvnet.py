@@ -99,10 +99,10 @@ def _vector(array: np.ndarray) -> Tensor:
 
 
 def _mean_image(meta: np.ndarray) -> Tensor:
-    try:
-        image = np.asarray(meta.flat[0].normalization.flat[0].averageImage, dtype=np.float32)
-    except (AttributeError, IndexError):  # it was saved without
+    normalisation = getattr(meta.flat[0], "normalization", np.empty(0)) if meta.size else np.empty(0)
+    if not normalisation.size or not hasattr(normalisation.flat[0], "averageImage"):
         return torch.empty(0)
+    image = np.asarray(normalisation.flat[0].averageImage, dtype=np.float32)
     return torch.from_numpy(image.reshape(-1, image.shape[-1]).mean(0) if image.ndim == 3 else image.reshape(-1))
 
 

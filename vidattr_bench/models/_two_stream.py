@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vidattr_bench.checkpoints import load_state
+from vidattr_bench.checkpoints import class_names, load_state
 from vidattr_bench.errors import ModelError
 from vidattr_bench.model import NO_MOTION, ClipInput
 from vidattr_bench.models._matconvnet import is_matlab, read_dagnn
@@ -33,7 +33,8 @@ class TwoStreamEntry(PublishedEntry):
     """A network on clips with pixels and stacked optical flow.
 
     Attributes:
-        frames: number of frames, 5 or more; each has 10 fields of optical flow.
+        frames: number of frames, 5 or more, each with 10 fields of optical flow; by default the authors' number in
+            training, or as many as `train` recorded.
         flow_checkpoint: the temporal stream's weights where `checkpoint` has those of the spatial stream alone, as the
             authors' base streams have; what joins them is untrained then, and `train` starts where the authors do.
     """
@@ -42,13 +43,23 @@ class TwoStreamEntry(PublishedEntry):
     input: ClassVar[ClipInput]
     std: ClassVar[tuple[float, ...]] = (1 / 255,) * (PIXELS + 2 * FIELDS)
 
-    frames: int = POOLED
+    frames: int | None = None
     flow_checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.frames < POOLED:
-            raise ModelError(f"{self.name}: frames={self.frames} must be {POOLED} or more, which are pooled together")
-        object.__setattr__(self, "input", dataclasses.replace(type(self).input, length=self.frames))
+        frames = type(self).input.length if self.frames is None else self.frames
+        if frames < POOLED:
+            raise ModelError(f"{self.name}: frames={frames} must be {POOLED} or more, which are pooled together")
+        if self.flow_checkpoint is not None and self.checkpoint is None:
+            raise ModelError(
+                f"{self.name}: flow_checkpoint={self.flow_checkpoint} has the temporal stream alone; give checkpoint=, "
+                "the spatial stream's weights, too"
+            )
+        object.__setattr__(self, "input", dataclasses.replace(type(self).input, length=frames))
+
+    def asked(self) -> dict[str, Any]:
+        """The number of frames where `frames` gives it."""
+        return {} if self.frames is None else {"length": self.frames}
 
     @abstractmethod
     def place(self, layer: str, stream: str) -> str:
@@ -65,24 +76,39 @@ class TwoStreamEntry(PublishedEntry):
         if not is_matlab(path):
             return load_state(path)
         state, image = read_dagnn(path)
-        return dict(self.adapted(state)), self._described(image.roll(PIXELS))  # theirs begins with the flow
+        mean = image.roll(PIXELS) if len(image) == len(self.mean) else torch.empty(0)  # theirs begins with the flow
+        return dict(self.adapted(state)), self._described(mean[:PIXELS], mean[PIXELS:])
 
     def _of_two_files(self, *paths: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        named, images = {}, []
+        named, means, names = {}, [], []
         for stream, path in zip(_STREAMS, paths, strict=True):
-            state, image = read_dagnn(path) if is_matlab(path) else (load_state(path)[0], torch.empty(0))
-            images.append(image)
+            state, mean, extras = _of_one_stream(path)
+            means.append(mean)
+            names.append(class_names(extras, path))
             for name, tensor in state.items():
                 layer, _, parameter = name.rpartition(".")
                 named[f"{layer}_{stream}.{parameter}"] = tensor
-        warnings.warn(f"{self.name}: what joins the two streams is untrained; `train` the network first", stacklevel=2)
-        return self.joined(self.adapted(named)), self._described(torch.cat(images))
+        if all(names) and names[0] != names[1]:
+            raise ModelError(f"{paths[0]} and {paths[1]} name other classes; give streams of one data set")
+        told = next(filter(None, names), ())
+        warnings.warn(
+            f"{self.name}: what joins the two streams is untrained before `train` has trained it", stacklevel=2
+        )
+        classes = {"classes": list(told)} if told else {}
+        return self.joined(self.adapted(named)), {**classes, **self._described(*means)}
 
-    def _described(self, mean: Tensor) -> dict[str, Any]:
-        """What a checkpoint of `train` says of its clips, given their mean in 0 to 255; {} where that lacks."""
-        if len(mean) != len(self.std):
+    def _described(self, *means: Tensor) -> dict[str, Any]:
+        """What a checkpoint of `train` says of its clips, given the mean of each stream in 0 to 255.
+
+        Of a stream whose mean the file lacks it is the class's; {} where it lacks both.
+        """
+        usual = (self.mean[:PIXELS], self.mean[PIXELS:])
+        known = [len(mean) == len(own) for mean, own in zip(means, usual, strict=True)]
+        if not any(known):
             return {}
-        return {"mean": (mean / 255).tolist(), "std": list(self.std), "input": dataclasses.asdict(self.input)}
+        parts = zip(means, usual, known, strict=True)
+        mean = [value for one, own, there in parts for value in ((one / 255).tolist() if there else own)]
+        return {"mean": mean, "std": list(self.std), "input": dataclasses.asdict(self.input)}
 
     def adapted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The authors' layers, named `LAYER_spatial` and `LAYER_temporal`, as ours; kernels are those of our layers."""
@@ -97,6 +123,19 @@ class TwoStreamEntry(PublishedEntry):
             return name
         place = f"{stream}_head.{base}" if base in _LINEAR else self.place(base, stream)
         return f"{place}.{parameter}"
+
+
+def _of_one_stream(path: Path) -> tuple[Mapping[str, Tensor], Tensor, Mapping[str, Any]]:
+    """Weights of one stream by its authors' names, its mean image where there is one, and what else the file carries.
+
+    What a Lightning module holds beside the network is left out with a warning.
+    """
+    if is_matlab(path):
+        return *read_dagnn(path), {}
+    state, extras = load_state(path)
+    if beside := getattr(state, "beside", ()):
+        warnings.warn(f"{path}: left out, beside the network: {', '.join(beside)}", stacklevel=2)
+    return state, torch.empty(0), extras
 
 
 def mean_of(rgb: tuple[float, float, float]) -> tuple[float, ...]:

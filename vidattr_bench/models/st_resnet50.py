@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -20,7 +19,6 @@ _OVER_TIME = re.compile(r"\.res\db\.branch2[ac]\.weight$")
 _UNIT_LAYER = re.compile(r"^(?:res(?P<unit>\d[a-z])_|(?P<norm>bn)(?P<normed>\d[a-z])_)(?P<layer>branch\w+)$")
 
 
-@dataclasses.dataclass(frozen=True)
 class STResNet50(TwoStreamEntry):
     """ST-ResNet-50 on 11 frames of 224 x 224 pixels: 58 624 522 parameters for 101 classes. Feichtenhofer et al. 2016.
 
@@ -42,8 +40,6 @@ class STResNet50(TwoStreamEntry):
         length=11, anchor="spread", size=(224, 224), resize=256, crop="centre", flow=two_stream.FIELDS
     )
     mean: ClassVar[tuple[float, ...]] = two_stream.mean_of((123.15163084, 115.90288257, 103.0626238))
-
-    frames: int = 11
 
     def network(self, classes: int) -> nn.Module:
         """The untrained network with `classes` logits, for clips (N, 23, T, H, W) of five frames and more."""
