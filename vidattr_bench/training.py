@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vidattr_bench.augmentation import MaskAugmentation, normalisation
 from vidattr_bench.checkpoints import save_checkpoint
-from vidattr_bench.datamodule import ClipDataModule, ClipRef, Labelled
+from vidattr_bench.datamodule import ClipDataModule, Labelled, LabelledClips
 from vidattr_bench.errors import DataError, ModelError
 from vidattr_bench.finetuning import Start, fine_tunes, starting_point
 from vidattr_bench.held_out import Shared, shared_with_training
@@ -102,6 +102,7 @@ def train(
         resumed = {**identity, "data": stamps, "classes": list(dataset.classes)}
         classifier = _Classifier(start, len(dataset.classes), rate, seed, augmentation)
         classifier.try_on(dataset.clip_input.shape)
+        _find_readable(dataset)
         hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
         skipped = Skipped(say)
         trainer = _trainer(epochs, progress, [EpochState(left, resumed), skipped], **hardware)
@@ -117,30 +118,25 @@ def train(
 
 
 def _held_out(dataset: ClipDataModule) -> Shared:
-    """What the held-out clips share with those that are trained on.
-
-    Raises:
-        DataError: they share a clip, or no held-out clip can be read, which would be found out after the last epoch.
-    """
+    """What the held-out clips share with those that are trained on; raises `DataError` where that is a clip."""
     shared = shared_with_training(dataset)
     if shared.clips:
         raise DataError(
             f"{label('datasets', dataset)}: {len(shared.clips)} of the clips held out are trained on too, such as "
             f"{shared.clips[0]}, and an accuracy on them says nothing; give a part and a split that hold none of them"
         )
-    if not any(_readable(dataset, ref) for ref in dataset.refs()):
-        raise DataError(
-            f"{label('datasets', dataset)}: not one of the held-out clips can be read; look with check-data"
-        )
     return shared
 
 
-def _readable(dataset: ClipDataModule, ref: ClipRef) -> bool:
-    try:
-        dataset.load(ref)
-    except DataError:
-        return False
-    return True
+def _find_readable(dataset: ClipDataModule) -> None:
+    """Raise `DataError` where no held-out clip can be read, which else shows after the last epoch only."""
+    labelled = LabelledClips(dataset, dataset.refs(), stand_in=True)
+    if len(labelled):
+        try:
+            labelled[0]
+        except DataError as error:
+            name = label("datasets", dataset)
+            raise DataError(f"{name}: not one of the held-out clips can be read: {error}") from error
 
 
 def _identity(
