@@ -64,8 +64,9 @@ class TimeSformer(PublishedEntry):
     github.com/open-mmlab/mmaction2. With equal random weights logits are within 3e-6 of those of transformers 5.23.
 
     Attributes:
-        release: whose clips the weights want: kinetics (the default), or ssv2 (Something-Something V2), whose frames are spread over
-            the video (the first of each segment, where the authors take the middle one) and have blue first.
+        release: whose clips the weights want: kinetics (the default), or ssv2 (Something-Something V2), whose frames
+            are spread over the video (the first of each segment, where the authors take the middle one) and have blue
+            first.
         variant: base; hr, on 16 frames of 448 x 448 pixels; or large, on 96 frames (64 of ssv2) of 224 x 224 pixels.
     """
 
