@@ -26,6 +26,9 @@ class Factory(ModelEntry):
     maps clips (N, C, T, H, W) to logits (N, K), or a `VideoModel`, which describes itself and takes no option but
     `checkpoint`.
 
+    Options go before what a checkpoint of `train` records, since nothing else describes a network of your own; networks
+    of this project, whose options choose among published weights, refuse an option that contradicts the record.
+
     Attributes:
         callable: dotted name of the function.
         checkpoint: weights to load, strictly; the class names, normalisation and clip input they carry are used.
