@@ -3,6 +3,7 @@
 import importlib
 import math
 import weakref
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-from vidattr_bench.attention import Interception, recorded_attention
+from vidattr_bench.attention import Interception
 from vidattr_bench.errors import NotApplicableError
 from vidattr_bench.fixtures import CLASSES, NETWORKS, SmallNet, as_model, explain, small_batch
 from vidattr_bench.plugins import create
@@ -32,6 +33,19 @@ def batch():
 def native(name, model, batch):
     """The map before it is resized."""
     return create("methods", name).attribute(model, batch.frames, batch.labels)
+
+
+@contextmanager
+def recorded_attention():
+    """Collect the matrices (..., n, n) of every attention that is computed inside, in order and in the graph."""
+    matrices = []
+
+    def record(scores, softmax):
+        matrices.append(softmax)
+        return softmax
+
+    with Interception(record):
+        yield matrices
 
 
 def weights_of(q, k, members):

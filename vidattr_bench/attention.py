@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -81,19 +80,6 @@ class Interception(TorchFunctionMode):
         """A softmax; one over the last axis of three or more is taken for an attention's."""
         softmax = func(input, dim, *rest, **kw)
         return self.weigh(input, softmax) if input.ndim > 2 and dim in (-1, input.ndim - 1) else softmax
-
-
-@contextmanager
-def recorded_attention() -> Iterator[list[Tensor]]:
-    """Collect the matrices (..., n, n) of every attention that is computed inside, in order and in the graph."""
-    matrices: list[Tensor] = []
-
-    def record(scores: Tensor, softmax: Tensor) -> Tensor:
-        matrices.append(softmax)
-        return softmax
-
-    with Interception(record):
-        yield matrices
 
 
 def attends(model: VideoModel, x: Tensor) -> bool:

@@ -87,7 +87,7 @@ class PublishedEntry(ModelEntry):
 
     def _behind(self, asked: Mapping[str, Any]) -> list[str]:
         """The options without any one of which something else would be asked for."""
-        given = {field.name: field.default for field in dataclasses.fields(self) if self._is_set(field)}
+        given: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self) if self._is_set(field)}
         without = {name: dataclasses.replace(self, **{name: usual}).asked() for name, usual in given.items()}
         return [name for name, other in without.items() if any(other.get(key) != asked[key] for key in asked)]
 

@@ -41,6 +41,7 @@ class TwoStreamEntry(PublishedEntry):
 
     head: ClassVar[str] = "spatial_head.prediction"
     input: ClassVar[ClipInput]
+    mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]] = (1 / 255,) * (PIXELS + 2 * FIELDS)
 
     frames: int | None = None

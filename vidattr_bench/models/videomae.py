@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidattr_bench.model import ClipInput
 from vidattr_bench.models._published import PublishedEntry
+from vidattr_bench.models._transformer import attended, named
 
 _DEPTH, _WIDTH, _HEADS = 12, 768, 12
 _PATCH = (2, 16, 16)
@@ -48,9 +47,9 @@ class VideoMAEBase(PublishedEntry):
 class _Network(nn.Module):
     def __init__(self, classes: int, depth: int = _DEPTH, width: int = _WIDTH, heads: int = _HEADS) -> None:
         super().__init__()
-        embeddings = _named(patch_embeddings=_named(projection=nn.Conv3d(3, width, _PATCH, _PATCH)))
-        encoder = _named(layer=nn.Sequential(*(_Layer(width, heads) for _ in range(depth))))
-        self.videomae = _named(embeddings=embeddings, encoder=encoder)
+        embeddings = named(patch_embeddings=named(projection=nn.Conv3d(3, width, _PATCH, _PATCH)))
+        encoder = named(layer=nn.Sequential(*(_Layer(width, heads) for _ in range(depth))))
+        self.videomae = named(embeddings=embeddings, encoder=encoder)
         self.volume = nn.Identity()
         self.fc_norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, classes)
@@ -77,10 +76,10 @@ class _Layer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.layernorm_before = nn.LayerNorm(width, eps=_EPSILON)
-        self.attention = _named(attention=_SelfAttention(width, heads), output=_named(dense=nn.Linear(width, width)))
+        self.attention = named(attention=_SelfAttention(width, heads), output=named(dense=nn.Linear(width, width)))
         self.layernorm_after = nn.LayerNorm(width, eps=_EPSILON)
-        self.intermediate = _named(dense=nn.Linear(width, 4 * width), gelu=nn.GELU())
-        self.output = _named(dense=nn.Linear(4 * width, width))
+        self.intermediate = named(dense=nn.Linear(width, 4 * width), gelu=nn.GELU())
+        self.output = named(dense=nn.Linear(4 * width, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.layernorm_before(tokens))
@@ -99,13 +98,7 @@ class _SelfAttention(nn.Module):
         self.heads = heads
 
     def forward(self, tokens: Tensor) -> Tensor:
-        given = (self.query(tokens), self.key(tokens), self.value(tokens))
-        query, key, value = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in given)
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-
-
-def _named(**modules: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(modules))
+        return attended(self.query(tokens), self.key(tokens), self.value(tokens), self.heads)
 
 
 @functools.lru_cache(maxsize=4)
