@@ -2,9 +2,12 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from vidattr_bench import plan
 from vidattr_bench.checkpoints import save_checkpoint
@@ -54,3 +57,9 @@ def test_a_normalisation_that_the_checkpoint_brought_is_a_fact(tmp_path, mean, k
 def test_the_shipped_network_has_the_facts_it_always_had():
     settings = Settings(dataset=DATA, model="tiny3d", methods=("gradient",), metrics=("roc_auc",))
     assert "normalisation" not in plan.prepare(settings).facts
+
+
+def test_the_zoo_is_where_its_networks_are_written():
+    with torch.device("meta"):
+        net = create_model("tsn_r50").network(2)
+    assert Path(inspect.getfile(type(net))).parent == plan._ZOO
