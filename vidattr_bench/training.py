@@ -102,11 +102,11 @@ def train(
         resumed = {**identity, "data": stamps, "classes": list(dataset.classes)}
         classifier = _Classifier(start, len(dataset.classes), rate, seed, augmentation)
         classifier.try_on(dataset.clip_input.shape)
-        _find_readable(dataset)
         hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
         skipped = Skipped(say)
         trainer = _trainer(epochs, progress, [EpochState(left, resumed), skipped], **hardware)
         before = resumable(left, on_hardware(resumed, trainer))
+        _find_readable(dataset)
         if trainer.is_global_zero:
             _announce(say, start, shared, before)
         _fit(trainer, classifier, dataset, before)
