@@ -104,11 +104,12 @@ class Visor:
         found: dict[int, tuple[Outline, ...]] = {}
         numbers = self._numbers(video)
         for picture, outlines in _pictures(path, path.stat().st_mtime_ns).items():
-            if picture not in numbers:
-                raise DataError(f"{self.folder / MAPPING}: {video} has no picture {picture}; {_REMEDY}")
             chosen = tuple(outline for outline in outlines if outline.noun in nouns)
+            if chosen and picture not in numbers:
+                raise DataError(f"{self.folder / MAPPING}: {video} has no picture {picture}; {_REMEDY}")
             if chosen:
-                found.setdefault(numbers[picture], chosen)
+                frame = numbers[picture]
+                found[frame] = found.get(frame, ()) + chosen
         return {frame: found[frame] for frame in sorted(found)}
 
     def _numbers(self, video: str) -> dict[str, int]:
@@ -245,8 +246,15 @@ def _pictures(path: Path, changed: int) -> dict[str, tuple[Outline, ...]]:
             )
         objects = _list(entry.get("annotations"), path, f"{where}.annotations")
         outlines = (_outline(one, path, f"{where}.annotations[{k}]") for k, one in enumerate(objects))
-        found[match[0]] = found.get(match[0], ()) + tuple(one for one in outlines if one is not None and one.polygons)
+        seen = [one for one in outlines if one is not None and one.polygons]
+        # A picture may be listed twice, and then so may its objects.
+        found[match[0]] = tuple({_key(one): one for one in (*found.get(match[0], ()), *seen)}.values())
     return found
+
+
+def _key(outline: Outline) -> tuple[str, int, tuple[bytes, ...]]:
+    """What two mentions of one object have in common."""
+    return outline.name, outline.noun, tuple(polygon.tobytes() for polygon in outline.polygons)
 
 
 def _parsed(path: Path) -> Any:

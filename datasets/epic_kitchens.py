@@ -201,13 +201,14 @@ class EPICKitchens(VideoDataModule):
         return coverage(areas, self.clip_input.length)
 
     def fingerprint(self) -> str:
-        """SHA-256 (16 hex digits) of the lists and boxes by content, and of footage and masks by place and size."""
+        """SHA-256 (16 hex digits) of the lists, boxes and masks by content, and of footage by place and size."""
         digest = hashlib.sha256()
         for path in self._sources:
             digest.update(path.name.encode() + path.read_bytes())
         files = {} if self._visor is None else self._visor.files
         for video in sorted({segment.video for segment in self._segments.values()} & set(files)):
-            digest.update(f"{files[video].name} {files[video].stat().st_size}\n".encode())
+            with files[video].open("rb") as file:
+                digest.update(files[video].name.encode() + hashlib.file_digest(file, "sha256").digest())
         for ref in self.refs():
             segment, footage = self._segments[ref.id], self._footage[ref.id]
             stamp = footage.stamp(segment.start, segment.stop)

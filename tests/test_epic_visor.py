@@ -194,7 +194,9 @@ def test_masks_are_taken_where_they_are_and_the_name_of_the_split_says_so(root):
     prints = {module(root, f"truth={truth}").fingerprint() for truth in ("boxes", "masks", "auto")}
     assert len(prints) == 2
     path = annotations(root)
-    path.write_text(path.read_text() + " ")
+    told = path.read_text()
+    path.write_text(told.replace('"noun_seq', '"noun_Seq').replace("sponge", "spinge", 1))
+    assert path.stat().st_size == len(told)
     assert module(root).fingerprint() not in prints
     assert module(root, "truth=boxes").fingerprint() in prints
     (root / "VISOR").rename(root.parent / "elsewhere")
@@ -254,6 +256,32 @@ def test_coverage_counts_masks(template):
     assert (found.segments, found.without, found.annotated) == (3, 0, 2 + 2 + 1)
     assert "5 of 183 sampled frames carry truth" in str(found)
     assert found.area == pytest.approx((2 * 12 + 2 * 12 + 16) / 192 / 5, rel=1e-3)
+
+
+def test_pictures_of_one_frame_are_joined_and_one_that_is_listed_twice_counts_once(root):
+    path, mapping = annotations(root), root / "VISOR" / "frame_mapping.json"
+    told, names = json.loads(path.read_text()), json.loads(mapping.read_text())
+    told["video_annotations"] += [told["video_annotations"][1]]
+    other = json.loads(json.dumps(told["video_annotations"][1]))
+    other["image"]["name"] = "P01_01_frame_0000020687.jpg"
+    other["annotations"][1] |= {"name": "another sponge", "segments": [fake.rectangle(0, 0, 90, 90)]}
+    told["video_annotations"] += [other]
+    names["P01_01"][other["image"]["name"]] = "frame_0000020692.jpg"
+    path.write_text(json.dumps(told))
+    mapping.write_text(json.dumps(names))
+    clip = clip_of(module(root, "tolerance=0", length=61, anchor="start"), "P01_01_17")
+    assert len(clip.tubes) == 2
+
+
+def test_a_picture_without_mapping_costs_only_those_whose_objects_it_shows(root):
+    path = annotations(root)
+    told = json.loads(path.read_text())
+    other = json.loads(json.dumps(told["video_annotations"][1]))
+    other["image"]["name"] = "P01_01_frame_0000099999.jpg"
+    other["annotations"] = other["annotations"][:1]  # a hand
+    told["video_annotations"] += [other]
+    path.write_text(json.dumps(told))
+    assert clip_of(module(root, length=61, anchor="start"), "P01_01_17").annotated.any()
 
 
 # --- damaged files
