@@ -101,16 +101,8 @@ class Kinetics(VideoDataModule):
         return [ClipRef(one.moment.id, one.moment.youtube, number.get(one.label)) for one, _ in present]
 
     def missing(self) -> list[str]:
-        """Clips that the label file names and that are not on disk; where a file may be one of them, it says so."""
-        vague = {moment: path for part in self._parts for moment, path in self._files[part].items() if not moment.tells}
-        absent = [one.moment for one, path in self._clips.items() if path is None]
-        files = {moment.id: vague.get(Moment(moment.youtube)) for moment in absent}
-        return [
-            f"{id} ({path} does not say which of several moments it shows; name it {id}{path.suffix} if it is this one)"
-            if path
-            else id
-            for id, path in files.items()
-        ]
+        """Clips that the label file names and that are not on disk, nor in a file that might be another moment."""
+        return [one.moment.id for one, path in self._clips.items() if path is None]
 
     def video(self, ref: ClipRef) -> Path:
         """The file of a clip."""
