@@ -96,9 +96,9 @@ class Concatenated(ClipDataModule):
         return self._source.missing()
 
     def made_of(self, ref: ClipRef) -> tuple[ClipRef, ...]:
-        """The two members."""
+        """The two members, or where they are joined themselves, what these are made of."""
         pair = self._pairs[ref.id]
-        return (pair.target, pair.partner)
+        return (*self._source.made_of(pair.target), *self._source.made_of(pair.partner))
 
     def load(self, ref: ClipRef) -> Clip:
         """Load both members and join them; raises `DataError` where one of them cannot be read."""

@@ -102,6 +102,14 @@ def test_options_of_the_joined_data_set_are_kept_and_its_size_is_refused():
         module("axis=with")
 
 
+def test_joins_of_joins_are_made_of_the_clips_themselves():
+    data = module("of=(concatenated:of=(planted_actions:clips=12))")
+    own = {ref.id for ref in create("datasets", "planted_actions:clips=12").refs()}
+    made = data.made_of(data.refs()[0])
+    assert len(made) == 4
+    assert {ref.id for ref in made} <= own
+
+
 def test_what_has_no_two_halves_cannot_be_joined():
     still = module("axis=time", ClipInput(length=1, size=(24, 36)))
     with pytest.raises(DataError, match="two at least"):
