@@ -243,6 +243,14 @@ def boxed(*boxes: tuple[int, int, int, int, int, int]) -> torch.Tensor:
 STILL = (0, [(4.0, 2.0, 10.0, 8.0)] * 4)
 
 
+def test_the_oracle_of_a_mask_in_two_parts_gets_the_larger_parts_share_of_the_box_around_them():
+    """Parts of 4 x 6 and 4 x 10 voxels, 4 columns apart: their box is 4 x 20."""
+    masks = torch.zeros(T, H, W, dtype=torch.bool)
+    masks[:, 3:7, 2:8] = masks[:, 3:7, 12:22] = True
+    clip = Clip("clip", "group", torch.zeros(3, T, H, W), 1, (Tube.outlined(1, 0, masks),), torch.ones(T).bool())
+    assert value("tube_iou", case_of(clip)) == pytest.approx(10 / 20)
+
+
 def test_tube_iou_is_temporal_times_mean_spatial_iou():
     # Frames 2..4 against 0..3: temporal 2 / 5. Boxes 6x6 shifted by 3 columns: spatial 18 / 54.
     case = case_of(clip_with(STILL), boxed((2, 5, 7, 2, 13, 8)))

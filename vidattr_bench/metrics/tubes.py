@@ -126,7 +126,9 @@ class TubeIoU(_ThresholdMetric):
     Unknown frames are left out, and those around them become neighbours. With `threshold=area`, voxels tied at the
     border enter all together with the probability that makes the expected area |G|, and the value is the expectation: a
     constant map scores |G| / N times the IoU of the whole clip with the tube. No closed form of chance: see the random
-    control. Undefined as the truth, and `no_positive_relevance` where half_max has no maximum.
+    control. The oracle gets 1 where each instance is in one piece and touches no other: of a mask of several parts the
+    truth is one box around them all, while the map falls into components. Undefined as the truth, and
+    `no_positive_relevance` where half_max has no maximum.
 
     Attributes:
         above: report the share of tubes whose IoU exceeds this instead of the mean IoU.
