@@ -265,9 +265,9 @@ def coverage(clips: Iterable[Sequence[float]], length: int) -> Coverage:
     return Coverage(len(areas), sum(not clip for clip in areas), len(areas) * length, annotated, mean)
 
 
-def union_area(boxes: Sequence[Box], size: tuple[int, int]) -> float:
-    """Share of a frame of height and width `size` that the union of boxes covers."""
-    x0, y0, x1, y1 = pixels_of(boxes, size, "boxes").unbind(1)
+def union_area(boxes: Sequence[Box], size: tuple[int, int], where: str = "boxes") -> float:
+    """Share of a frame of height and width `size` that the union of boxes covers; raises as `pixels_of`."""
+    x0, y0, x1, y1 = pixels_of(boxes, size, where).unbind(1)
     xs, ys = (torch.cat(ends).sort().values for ends in ((x0, x1), (y0, y1)))
     columns = (x0[:, None] <= xs[:-1]) & (xs[1:] <= x1[:, None])
     rows = (y0[:, None] <= ys[:-1]) & (ys[1:] <= y1[:, None])

@@ -59,7 +59,8 @@ class Boxes:
 
     def areas(self, segment: Segment, frames: Frames) -> list[float]:
         """Share of the frame that the boxes cover, in each sampled frame that has some."""
-        return [union_area(boxes, self.video(segment).size) for boxes in self.found(segment, frames).values()]
+        where = f"{'' if self.table is None else self.table.source}: {segment.id}"
+        return [union_area(boxes, self.video(segment).size, where) for boxes in self.found(segment, frames).values()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -173,7 +173,7 @@ def _whole(data: ClipDataModule) -> dict[str, Annotation]:
     if data.part == "all":
         return {}
     try:
-        truths = dataclasses.replace(data, part="all").truths()
+        truths = data.at("all").truths()
         return {} if truths is None else {"all": count(_videos(map(_counted, truths)))}
     except UserError:
         return {}
