@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from vidattr_bench.errors import DataError
+from vidattr_bench.errors import DataError, InconsistentError
 from vidattr_bench.motion import Field, Flow
 from vidattr_bench.stills import CODECS, decode_picture, read_picture
 from vidattr_bench.stored_flow import SideBySide, flow_values
+from vidattr_bench.video import frame_count
 
 from ._epic_frames import Footage, rate_of
 
@@ -192,7 +193,14 @@ class FlowCut(FlowFootage):
         return self.first <= number <= self.last
 
     def read(self, numbers: Sequence[int]) -> list[Field]:
-        """The fields; raises `DataError` where the file holds fewer than its name says."""
+        """The fields.
+
+        Raises:
+            InconsistentError: the file holds another number of fields than its name says, or than that less one.
+        """
+        fields, named = frame_count(self.path), self.last - self.first + 1
+        if fields not in (named - 1, named):
+            raise InconsistentError(f"{self.path}: holds {fields} fields, and its name says {named}; cut it again")
         return SideBySide(self.path).read([number - self.first for number in numbers])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -365,3 +366,40 @@ def test_a_truncated_real_clip_is_refused(real_data, tmp_path, name):
         cut.write_bytes(data[: int(len(data) * kept)])
         with pytest.raises(DataError, match=cut.name):
             frame_count(cut)
+
+
+def with_pictures_that_are_not_coded(path, blank, n=32):
+    """MPEG-4 whose packets of these numbers show nothing, as XviD and DivX write them for a frame that repeats."""
+
+    def muxed(packet, number):
+        if number in blank:
+            # Start code of a picture, predicted, its time, and the bit that says that it is not coded.
+            bits = int(f"0101{number % 25:05b}1001111", 2)
+            empty = av.Packet(b"\0\0\1\xb6" + bits.to_bytes(2, "big"))
+            empty.pts, empty.dts, empty.time_base, empty.stream = packet.pts, packet.dts, packet.time_base, stream
+            packet = empty
+        container.mux(packet)
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", 25, options={"g": "8", "bf": "0", "qmin": "2", "qmax": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        pictures = [av.VideoFrame.from_ndarray(np.full((48, 64, 3), i * 7, np.uint8), format="rgb24") for i in range(n)]
+        packets = [packet for picture in [*pictures, None] for packet in stream.encode(picture)]
+        for number, packet in enumerate(packets):
+            muxed(packet, number)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("blank", [(), (7,), (7, 20)], ids=["none", "one", "two"])
+def test_packets_that_show_no_frame_shift_none(tmp_path, suffix, blank, counted):
+    path = tmp_path / f"clip{suffix}"
+    with_pictures_that_are_not_coded(path, blank)
+    if counted:
+        assert frame_count(path) == 32 - len(blank)
+    shown = [i * 7 for i in range(32) if i not in blank]
+    for index in (1, 9, 17, 20, 29):
+        assert abs(int(read_frames(path, [index]).float().mean()) - shown[index]) <= 3
+    (chosen,), total = read_chosen(path, lambda n: [n - 3])
+    assert total == len(shown)
+    assert abs(int(chosen.float().mean()) - shown[-3]) <= 3

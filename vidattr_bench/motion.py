@@ -32,7 +32,7 @@ Field = NDArray[np.uint8]
 # What OpenCV's implementation takes at each scale, and what scikit-image takes by default.
 _WARPS, _ITERATIONS = 5, 10
 _LUMA = (0.299, 0.587, 0.114)
-_END = 1 << 20
+_BLOCK, _BLOCKS = 1 << 20, 64  # of a video that tell it from others
 
 
 class Frames(Protocol):
@@ -64,7 +64,7 @@ class VideoFrames:
 
 
 def file_identity(path: Path) -> str:
-    """SHA-256 of a file's size, first and last MiB: what a copy shares with it, and a re-encoded one does not."""
+    """SHA-256 of a file, above 64 MiB of its size and 64 blocks of a MiB that are spread over it."""
     stat = path.stat()
     return _file_identity(path.absolute(), stat.st_size, stat.st_mtime_ns)
 
@@ -73,9 +73,10 @@ def file_identity(path: Path) -> str:
 def _file_identity(path: Path, size: int, _mtime: int) -> str:
     digest = hashlib.sha256(f"{size} ".encode())
     with path.open("rb") as file:
-        digest.update(file.read(_END))
-        file.seek(max(size - _END, 0))
-        digest.update(file.read(_END))
+        for i in range(_BLOCKS):
+            if size > _BLOCKS * _BLOCK:
+                file.seek(i * (size - _BLOCK) // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK))
     return digest.hexdigest()
 
 
@@ -171,8 +172,17 @@ class ComputedFlow(Flow):
 
     def _key(self, number: int) -> str:
         """What the field depends on: two frames, and how it is made of them."""
-        facts = [*algorithm(self.side, self.step), self.frames.identity(self.ends(number))]
+        facts = [*algorithm(self.side, self.step), _code(), self.frames.identity(self.ends(number))]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """What decodes frames and makes fields of them: kept fields of other code are made again."""
+    digest = hashlib.sha256(f"av {version('av')} numpy {version('numpy')}".encode())
+    for name in ("flow", "motion", "stills", "video"):
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def algorithm(side: int, step: int) -> list[str | int]:

@@ -25,7 +25,20 @@ from vidattr_bench.store import Store
 
 # Files whose code decides the numbers of every row, whatever the plug-ins.
 _ENGINE = (
-    *("attention", "clip", "evaluation", "flow", "flow_cache", "imputation", "linearity", "method", "metric", "model"),
+    *(
+        "attention",
+        "classes",
+        "clip",
+        "datamodule",
+        "evaluation",
+        "flow",
+        "flow_cache",
+        "imputation",
+        "linearity",
+        "method",
+        "metric",
+        "model",
+    ),
     *("motion", "perturbation", "plan", "probe", "randomness", "requirements", "rewrite", "rows", "shared", "stills"),
     *("stored_flow", "streams", "substrates", "supervoxels", "tokens", "transform", "units", "video", "videomodule"),
 )

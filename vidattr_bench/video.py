@@ -111,9 +111,11 @@ def _read(path: Path, wanted: Sequence[int]) -> dict[int, Picture]:
         chosen = set(wanted)
         pictures = itertools.islice(gif_frames(path), wanted[-1] + 1)
         return {i: np.asarray(picture.convert("RGB")) for i, picture in enumerate(pictures) if i in chosen}
-    table = _seek_table(*_state(path))
+    table, counted = _seek_table(*_state(path)), _counted(*_state(path))
+    # A packet may show no frame, and behind it a packet's number is another one than its frame's.
+    exact = counted[0] == len(table.times) if counted else table.a_frame_each
     try:
-        return _decode(path, wanted, table)
+        return _decode(path, wanted, table if exact else _SEQUENTIAL)
     except _InexactSeekError:
         return _decode(path, wanted, _SEQUENTIAL)
 
@@ -219,10 +221,17 @@ class _InexactSeekError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _SeekTable:
-    """Presentation times of all frames (empty: unknown) and the indices of the key frames among them."""
+    """Presentation times of all packets (empty: unknown), and which of them are key frames.
+
+    Attributes:
+        times: in ascending order.
+        keys: indices of the key frames.
+        a_frame_each: the codec is one whose packets show a frame each; of others that has to be counted.
+    """
 
     times: Sequence[int]
     keys: Sequence[int]
+    a_frame_each: bool = False
 
     def runs(self, wanted: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """Ascending frames in groups, each with the key frame from which to decode it."""
@@ -237,6 +246,8 @@ class _SeekTable:
 
 
 _SEQUENTIAL = _SeekTable((), (0,))
+# MPEG-4 has packets of a picture that is not coded, VP8 and VP9 have some that are not shown.
+_A_FRAME_A_PACKET = frozenset(("h264", "hevc", "ffv1", "mjpeg"))
 # A seek costs about as much as decoding so many frames: none is made to skip fewer.
 _NEAR = 4
 
@@ -248,6 +259,7 @@ def _seek_table(path: Path, _size: int, _mtime: int) -> _SeekTable:
         if not {"mp4", "matroska"} & set(container.format.name.split(",")):
             return _SEQUENTIAL
         packets = list(_packets(path, container, stream))
+        a_frame_each = stream.codec_context.name in _A_FRAME_A_PACKET
     pts = [packet.pts for packet in packets]
     told = [time for time in pts if time is not None]
     one_to_one = len(set(told)) == len(pts) and not any(packet.is_discard for packet in packets)
@@ -256,7 +268,7 @@ def _seek_table(path: Path, _size: int, _mtime: int) -> _SeekTable:
     position = {time: i for i, time in enumerate(sorted(told))}
     keys = sorted(position[packet.pts] for packet in packets if packet.is_keyframe and packet.pts is not None)
     # Eight bytes a frame: tables of many long videos are kept.
-    return _SeekTable(array("q", position), array("q", keys)) if keys[0] == 0 else _SEQUENTIAL
+    return _SeekTable(array("q", position), array("q", keys), a_frame_each) if keys[0] == 0 else _SEQUENTIAL
 
 
 def frame_times(path: Path | str) -> tuple[float, ...]:

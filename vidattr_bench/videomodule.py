@@ -120,4 +120,9 @@ class VideoDataModule(ClipDataModule):
         return StoredFlow(self._stored(self.flow_root, ref), self.video(ref), total, self.flow_every or 1)
 
     def _stored(self, root: Path, ref: ClipRef) -> Fields:
-        return find_fields(root, self.flow_names(ref))
+        found = find_fields(root, self.flow_names(ref))
+        if found.path.resolve() == self.video(ref).resolve():
+            raise DataError(
+                f"{found.path}: is the video of {ref.id} and not its flow; give flow_root=, where flow lies"
+            )
+        return found
