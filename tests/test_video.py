@@ -403,3 +403,26 @@ def test_packets_that_show_no_frame_shift_none(tmp_path, suffix, blank, counted)
     (chosen,), total = read_chosen(path, lambda n: [n - 3])
     assert total == len(shown)
     assert abs(int(chosen.float().mean()) - shown[-3]) <= 3
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.97])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_matroska_file_that_is_cut_off_is_no_shorter_video(tmp_path, share, lossless):
+    path = tmp_path / "clip.mkv"
+    write_video(path, torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1).expand(60, 24, 36, 3), lossless=lossless)
+    assert frame_count(path) == 60
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(DataError, match=rf"clip\.mkv: is cut off, \d+ of {len(data)} bytes are there"):
+        frame_count(path)
+
+
+def test_a_matroska_file_of_unknown_length_is_read(tmp_path):
+    """As a recording writes it that cannot go back to its header."""
+    path = tmp_path / "clip.mkv"
+    write_video(path, torch.zeros(6, 24, 36, 3, dtype=torch.uint8))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x18\x53\x80\x67") + 4
+    data[at : at + 8] = b"\x01" + b"\xff" * 7
+    path.write_bytes(data)
+    assert frame_count(path) == 6

@@ -195,12 +195,32 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
             f"({', '.join(CONTAINERS)}, gif): {REMEDY} or convert it"
         ) from error
     with container:
+        if "matroska" in container.format.name:
+            _check_length(path)
         if not container.streams.video:
             raise DataError(f"{path}: holds no video stream; {REMEDY}")
         stream = container.streams.video[0]
         stream.codec_context.options = STRICT
         stream.codec_context.thread_type = "NONE"
         yield container, stream
+
+
+def _check_length(path: Path) -> None:
+    """Raise `DataError` where a Matroska file ends before its segment does, which FFmpeg takes for a shorter video."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    at = head.find(_SEGMENT) + len(_SEGMENT)
+    size, start = _vint(head, at)
+    if at >= len(_SEGMENT) and size is not None and start + size > path.stat().st_size:
+        raise DataError(f"{path}: is cut off, {path.stat().st_size} of {start + size} bytes are there; {REMEDY}")
+
+
+def _vint(data: bytes, at: int) -> tuple[int | None, int]:
+    """A number of EBML's variable length (None: unknown), and where it ends."""
+    length = 9 - data[at].bit_length()
+    bits = (1 << 7 * length) - 1
+    value = int.from_bytes(data[at : at + length]) & bits
+    return None if value == bits else value, at + length
 
 
 def _intact_frames(
@@ -246,6 +266,7 @@ class _SeekTable:
 
 
 _SEQUENTIAL = _SeekTable((), (0,))
+_SEGMENT = b"\x18\x53\x80\x67"  # the element of a Matroska file that holds all but its header
 # MPEG-4 has packets of a picture that is not coded, VP8 and VP9 have some that are not shown.
 _A_FRAME_A_PACKET = frozenset(("h264", "hevc", "ffv1", "mjpeg"))
 # A seek costs about as much as decoding so many frames: none is made to skip fewer.
