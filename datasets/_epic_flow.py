@@ -12,7 +12,7 @@ import functools
 import re
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from vidattr_bench.stills import CODECS, decode_picture, read_picture
 from vidattr_bench.stored_flow import SideBySide, flow_values
 from vidattr_bench.video import frame_count
 
-from ._epic_frames import Footage, rate_of
+from ._epic_frames import Footage, entries, rate_of
 
 _PLACES = (
     "P??/flow_frames",
@@ -39,7 +39,6 @@ _PLACES = (
     "P??",
     "clips",
 )
-_ROOTS = ("EPIC-KITCHENS", "EPIC_KITCHENS_2018", ".")
 _WHOLE = re.compile(r"P\d\d_\d{2,3}")
 _CUT = re.compile(r"(P\d\d_\d{2,3})_.*_f(\d+)-(\d+)_flow_uv")
 _MEMBER = re.compile(r"(?:.*/)?([uv])/frame_(\d+)(\.jpe?g|\.png)", re.IGNORECASE)
@@ -295,7 +294,7 @@ def find_flow(root: Path) -> FlowShelf:
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; give flow_root=DIR, or leave it out to have flow computed")
     found: dict[str, list[FlowFootage]] = {}
-    for path in _entries(root):
+    for path in entries(root, _PLACES):
         if path.is_dir() and _WHOLE.fullmatch(path.name) and (path / "u").is_dir():
             found.setdefault(path.name, []).append(FlowFolder(path))
         elif path.suffix.lower() == ".tar" and _WHOLE.fullmatch(path.stem):
@@ -306,14 +305,6 @@ def find_flow(root: Path) -> FlowShelf:
     order = (FlowFolder, FlowArchive, FlowCut)
     ranked = {video: tuple(sorted(some, key=lambda one: order.index(type(one)))) for video, some in found.items()}
     return FlowShelf(root, ranked)
-
-
-def _entries(root: Path) -> Iterator[Path]:
-    for base in (root / name for name in _ROOTS):
-        if base.is_dir():
-            for folder in (base, *(folder for place in _PLACES for folder in sorted(base.glob(place)))):
-                if folder.is_dir():
-                    yield from sorted(folder.iterdir())
 
 
 def _paired(values: Callable[[str, int], Field], number: int, path: Path) -> Field:

@@ -252,7 +252,7 @@ def find_footage(root: Path) -> Shelf:
     """Everything in the places where the official scripts and common loaders keep it; frames are not listed."""
     videos: dict[str, list[Footage]] = {}
     segments: dict[str, Path] = {}
-    for path in _entries(root):
+    for path in entries(root, _PLACES):
         kind = "folder" if path.is_dir() else path.suffix.lower()
         stem = path.name if path.is_dir() else path.stem
         if _WHOLE.fullmatch(stem) and (whole := _whole(path, kind, stem)) is not None:
@@ -274,9 +274,10 @@ def _whole(path: Path, kind: str, video: str) -> Footage | None:
     return VideoFile(path, rate_of(video)) if kind in _VIDEOS else None
 
 
-def _entries(root: Path) -> Iterator[Path]:
+def entries(root: Path, places: Sequence[str]) -> Iterator[Path]:
+    """What lies in the folders of a release below `root`, and in those below them that match `places`."""
     for base in (root / name for name in _ROOTS):
         if base.is_dir():
-            for folder in (base, *(folder for place in _PLACES for folder in sorted(base.glob(place)))):
+            for folder in (base, *(folder for place in places for folder in sorted(base.glob(place)))):
                 if folder.is_dir():
                     yield from sorted(folder.iterdir())
